@@ -1,0 +1,105 @@
+/**
+ * Rounding bounds of f32 arithmetic, derived from the operands: how far a score or a distance that
+ * a GPU computes can be from the exact one. Nothing here is guessed.
+ *
+ * Model: every operation rounds once, relative error u = 2⁻²⁴; results and operands below 2⁻¹²⁶ may
+ * be flushed to zero, absolute error 2⁻¹²⁶ each; `fma` may be fused or not; γ_k = k·u / (1 − k·u).
+ * Source: Higham, Accuracy and Stability of Numerical Algorithms, 3.1 and 3.4.
+ *
+ * @module
+ */
+
+import { centroidWidth, type LayerShape, subWidth } from "../kernels/shape.ts";
+import type { Codebook } from "./reference.ts";
+
+const U = 2 ** -24;
+const FLUSH = 2 ** -126;
+const F32_MAX = 3.4028234663852886e38;
+
+function gamma(k: number): number {
+  return k * U / (1 - k * U);
+}
+
+/**
+ * Bound of |score_f32 − score_exact| for a score whose products have magnitudes summing to `magnitude`.
+ *
+ * A table entry is d steps of multiply and add: at most d + 1 roundings touch a product (the product
+ * itself and d additions). M − 1 additions join the entries. Together at most D/M + M ≤ γ_{d + M}.
+ * Flushing: one product and one addition per column, M additions, and either operand of each product.
+ *
+ * @param magnitude Σ |q_j · c_j| over all D columns
+ * @param operands Σ (|q_j| + |c_j|) over all D columns, for flushed operands
+ * @param exact whether every product and sum is an integer below 2²⁴ (see {@linkcode isExact})
+ */
+export function scoreBound(shape: LayerShape, magnitude: number, operands: number, exact: boolean): number {
+  if (exact) return 0;
+  const relative = gamma(subWidth(shape) + shape.subvectors) * magnitude;
+  const flushed = FLUSH * (2 * shape.headWidth + shape.subvectors + operands + 1);
+  // A partial sum that overflows is ±inf or NaN: then nothing is known of the score.
+  return magnitude + relative > F32_MAX ? Infinity : relative + flushed;
+}
+
+/**
+ * Whether f32 computes every score without rounding: all operands are integers and no partial sum
+ * can reach 2²⁴. Then ties are real and the only right list is the oracle's.
+ */
+export function isExact(operands: Iterable<Float32Array>, largestMagnitude: number): boolean {
+  if (!(largestMagnitude < 2 ** 24)) return false;
+  for (const values of operands) {
+    for (const value of values) if (!Number.isInteger(value)) return false;
+  }
+  return true;
+}
+
+/**
+ * Bound of |distance_f32 − distance_exact| for x against centroid c of a group.
+ *
+ * Column: t = x − c rounds once and may be flushed, with flushed operands |t̂ − t| ≤ u|t| + 3·2⁻¹²⁶ =: e.
+ * Its square is off by e(2|t| + e), then rounds with at most d + 1 further roundings in the sum.
+ * "ip": the last column's x is √max(phi − ‖x‖², 0) with an error of its own, see below.
+ *
+ * @param x the subvector, with metric "ip" its last column included
+ * @param group (kv, m)
+ */
+export function distanceBound(
+  shape: LayerShape,
+  codebook: Codebook,
+  x: readonly number[],
+  group: number,
+  c: number,
+): number {
+  const d = subWidth(shape), width = centroidWidth(shape);
+  const at = (group * shape.centroids + c) * width;
+  let distance = 0, squares = 0;
+  for (let j = 0; j < width; j++) {
+    const t = Math.abs(x[j] - codebook.centroids[at + j]);
+    let e = U * t + 3 * FLUSH;
+    if (j === d) e += (1 + U) * augmentedColumnBound(shape, codebook.phi![group], x);
+    squares += e * (2 * t + e);
+    distance += t * t;
+  }
+  const rounded = gamma(width + 1) * (distance + squares);
+  const flushed = FLUSH * (2 * width + 1);
+  return distance + squares + rounded > F32_MAX ? Infinity : squares + rounded + flushed;
+}
+
+/**
+ * Bound of the error of √max(phi − s, 0), s = ‖x‖²: s is d multiply-adds (γ_{d + 1}), the difference
+ * rounds once; the root of a value off by δ lies between √max(w − δ, 0) and √(w + δ); WGSL gives √ the
+ * accuracy of 1 / inverseSqrt: 2 + 2.5 ulp, below 8u here (also for correctly rounded roots).
+ */
+function augmentedColumnBound(shape: LayerShape, phi: number, x: readonly number[]): number {
+  const d = subWidth(shape);
+  let squaredNorm = 0, sizes = 0;
+  for (let j = 0; j < d; j++) {
+    squaredNorm += x[j] * x[j];
+    sizes += Math.abs(x[j]);
+  }
+  const normError = gamma(d + 1) * squaredNorm + FLUSH * (2 * d + 2 * sizes + 1);
+  const exact = phi - squaredNorm;
+  const delta = normError + U * (Math.abs(exact) + normError) + FLUSH;
+  const root = Math.sqrt(Math.max(exact, 0));
+  const high = Math.sqrt(Math.max(exact + delta, 0));
+  const low = Math.sqrt(Math.max(exact - delta, 0));
+  return Math.max(high - root, root - low) + 8 * U * high + FLUSH;
+}

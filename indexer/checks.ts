@@ -1,0 +1,356 @@
+/**
+ * What "right" means, as code: codes within the derived bound of the nearest centroid, lists equal
+ * to the oracle's up to exchanges that f32 rounding explains, ties to the lower token.
+ *
+ * @module
+ */
+
+import { centroidWidth, type LayerShape, subWidth } from "../kernels/shape.ts";
+import { distanceBound, isExact, scoreBound } from "./bounds.ts";
+import { type ResolvedConfig, sizeAt } from "./config.ts";
+import {
+  type Codebook,
+  kvOfHead,
+  referenceScores,
+  referenceSelect,
+  referenceTable,
+  squaredDistance,
+  subvector,
+} from "./reference.ts";
+import type { SelectionData } from "./selection.ts";
+
+/** Outcome of a check: no error is right. */
+export interface Check {
+  /** Places looked at: codes, or lists. */
+  readonly checked: number;
+  /** Places that are right but differ from the f64 oracle within the rounding bound. */
+  readonly exchanges: number;
+  /** How many places are wrong. */
+  readonly errors: number;
+  /** The first wrong place in words; empty if there is none. */
+  readonly firstError: string;
+}
+
+class Tally implements Check {
+  checked = 0;
+  exchanges = 0;
+  errors = 0;
+  firstError = "";
+
+  fail(message: string): void {
+    if (this.errors++ === 0) this.firstError = message;
+  }
+}
+
+/** One check made of several. */
+export function joinChecks(checks: readonly Check[]): Check {
+  const joined = new Tally();
+  for (const check of checks) {
+    joined.checked += check.checked;
+    joined.exchanges += check.exchanges;
+    if (check.errors > 0 && joined.errors === 0) joined.firstError = check.firstError;
+    joined.errors += check.errors;
+  }
+  return joined;
+}
+
+/**
+ * Checks the codes of keys: the f64 distance of each chosen centroid is within the f32 bound of the
+ * minimum, and among identical centroids the lowest is chosen.
+ *
+ * @param keys f32 `[B, Hkv, t, D]`
+ * @param codes u8 `[B, Hkv, M, t − first]` of keys first … t − 1
+ */
+export function checkCodes(
+  shape: LayerShape,
+  codebook: Codebook,
+  keys: Float32Array,
+  codes: Uint8Array,
+  first = 0,
+): Check {
+  const tally = new Tally();
+  const nKv = shape.batch * shape.kvHeads;
+  const t = keys.length / (nKv * shape.headWidth);
+  const count = t - first;
+  if (codes.length !== nKv * shape.subvectors * count) {
+    tally.fail(`${codes.length} codes for ${nKv * shape.subvectors * count} subvectors`);
+    return tally;
+  }
+  const twins = identicalCentroids(shape, codebook, centroidWidth(shape));
+  for (let kv = 0; kv < nKv; kv++) {
+    for (let m = 0; m < shape.subvectors; m++) {
+      const group = kv * shape.subvectors + m;
+      for (let i = 0; i < count; i++) {
+        tally.checked++;
+        const code = codes[group * count + i];
+        const where = `code of key ${first + i}, KV head ${kv}, subvector ${m}`;
+        if (code >= shape.centroids) {
+          tally.fail(`${where} is ${code} of ${shape.centroids} centroids`);
+          continue;
+        }
+        const x = subvector(shape, codebook, keys, kv * t + first + i, kv, m);
+        let best = 0, nearest = NaN;
+        for (let c = 0; c < shape.centroids; c++) {
+          const distance = squaredDistance(shape, codebook, x, group, c);
+          if (distance < nearest || (Number.isNaN(nearest) && !Number.isNaN(distance))) {
+            nearest = distance;
+            best = c;
+          }
+        }
+        if (code === best) continue;
+        const distance = squaredDistance(shape, codebook, x, group, code);
+        const bound = distanceBound(shape, codebook, x, group, code) + distanceBound(shape, codebook, x, group, best);
+        if (twins[group * shape.centroids + code] !== code) {
+          tally.fail(
+            `${where} is ${code}, the tie goes to the identical centroid ${twins[group * shape.centroids + code]}`,
+          );
+        } else if (!(distance - nearest <= bound)) {
+          tally.fail(`${where} is ${code} at distance ${distance}, centroid ${best} is at ${nearest} (bound ${bound})`);
+        } else {
+          tally.exchanges++;
+        }
+      }
+    }
+  }
+  return tally;
+}
+
+/** For every centroid the lowest one of its group whose first `columns` columns are the same. */
+function identicalCentroids(shape: LayerShape, codebook: Codebook, columns: number): Uint8Array {
+  const width = centroidWidth(shape);
+  const lowest = new Uint8Array(codebook.centroids.length / width);
+  for (let at = 0; at < lowest.length; at += shape.centroids) {
+    const seen = new Map<string, number>();
+    for (let c = 0; c < shape.centroids; c++) {
+      const key = codebook.centroids.subarray((at + c) * width, (at + c) * width + columns).join();
+      if (!seen.has(key)) seen.set(key, c);
+      lowest[at + c] = seen.get(key)!;
+    }
+  }
+  return lowest;
+}
+
+/** What a selection is checked against. */
+export interface SelectionCase {
+  /** The index's config. */
+  readonly config: ResolvedConfig;
+  /** First coded token. */
+  readonly initOffset: number;
+  /** Centroids; none before there is a codebook. */
+  readonly codebook: Codebook | undefined;
+  /** The pipeline's own codes, u8 `[B, Hkv, M, n]`. */
+  readonly codes: Uint8Array;
+  /** N, all cached tokens. */
+  readonly nTokens: number;
+  /** f32 `[B, H, rows, D]` */
+  readonly query: Float32Array;
+}
+
+/** f64 scores of a case with the rounding bound of each. */
+interface BoundedScores {
+  readonly n: number;
+  readonly scores: Float64Array;
+  bound(list: number, i: number): number;
+  /** True if both tokens have the same f32 score whatever the rounding: the same centroids. */
+  identical(list: number, i: number, other: number): boolean;
+}
+
+function boundedScores(selection: SelectionCase, codebook: Codebook, scores: Float64Array): BoundedScores {
+  const { config: { shape }, codes, query } = selection;
+  const nLists = query.length / shape.headWidth;
+  const rows = nLists / (shape.batch * shape.heads);
+  const n = scores.length / nLists;
+  const magnitudes = referenceTable(shape, codebook, query, (q, c) => Math.abs(q * c));
+  const operands = referenceTable(shape, codebook, query, (q, c) => Math.abs(q) + Math.abs(c));
+  const perToken = referenceScores(shape, magnitudes, codes, nLists);
+  const largest = perToken.reduce((most, value) => value > most ? value : most, 0);
+  const exact = isExact([query, codebook.centroids], largest);
+  const twins = identicalCentroids(shape, codebook, subWidth(shape));
+  const codeOf = (list: number, m: number, i: number) => {
+    const group = kvOfHead(shape, Math.floor(list / rows)) * shape.subvectors + m;
+    return [group, codes[group * n + i]];
+  };
+  return {
+    n,
+    scores,
+    bound(list, i) {
+      let sizes = 0;
+      for (let m = 0; m < shape.subvectors; m++) {
+        sizes += operands[(list * shape.subvectors + m) * shape.centroids + codeOf(list, m, i)[1]];
+      }
+      return scoreBound(shape, perToken[list * n + i], sizes, exact);
+    },
+    identical(list, i, other) {
+      for (let m = 0; m < shape.subvectors; m++) {
+        const [group, a] = codeOf(list, m, i);
+        const b = codeOf(list, m, other)[1];
+        if (twins[group * shape.centroids + a] !== twins[group * shape.centroids + b]) return false;
+      }
+      return true;
+    },
+  };
+}
+
+/**
+ * Checks lists, lengths and weights of one step against the f64 oracle on the pipeline's own codes.
+ * Two tokens may be exchanged if their f64 scores differ by at most the sum of their rounding
+ * bounds, and only if rounding can tell them apart at all: of tokens with identical centroids the
+ * lower one is taken, always.
+ */
+export function checkSelection(selection: SelectionCase, data: SelectionData): Check {
+  const { config, codebook, nTokens, query, initOffset } = selection;
+  const oracle = referenceSelect(config, codebook, selection.codes, nTokens, query, initOffset);
+  // Bounds are only needed where a list differs, which is rare.
+  let bounds: BoundedScores | undefined;
+  const bounded = () =>
+    codebook && oracle.scores.length > 0 ? bounds ??= boundedScores(selection, codebook, oracle.scores) : undefined;
+  const tally = new Tally();
+  const nLists = oracle.lists.length;
+  if (data.lengths.length !== nLists) {
+    tally.fail(`${data.lengths.length} lists where there must be ${nLists}`);
+    return tally;
+  }
+  for (let list = 0; list < nLists; list++) {
+    tally.checked++;
+    const expected = oracle.lists[list];
+    const where = `list ${list}`;
+    const length = data.lengths[list];
+    if (length !== expected.length || length > data.listStride) {
+      tally.fail(`${where} has ${length} tokens, the oracle's has ${expected.length}`);
+      continue;
+    }
+    const got = data.indices.subarray(list * data.listStride, list * data.listStride + length);
+    const disorder = got.findIndex((token, j) => j > 0 && !(got[j - 1] < token));
+    if (disorder > 0) {
+      tally.fail(`${where} is not ascending at ${disorder}: ${got[disorder - 1]} then ${got[disorder]}`);
+      continue;
+    }
+    const before = tally.errors;
+    checkWeights(tally, where, data, list, got);
+    if (tally.errors === before) checkTokens(tally, where, list, selection, expected, got, bounded);
+  }
+  return tally;
+}
+
+function checkWeights(tally: Tally, where: string, data: SelectionData, list: number, got: Uint32Array): void {
+  if (!data.weights) return;
+  const row = data.weights.subarray(list * data.weightStride, (list + 1) * data.weightStride);
+  if (row.length !== data.weightStride) return tally.fail(`${where} has ${row.length} weights of ${data.weightStride}`);
+  let j = 0;
+  for (let token = 0; token < row.length; token++) {
+    const listed = j < got.length && got[j] === token;
+    if (listed) j++;
+    if (row[token] !== (listed ? 1 : 0)) {
+      return tally.fail(`${where}: weight of ${listed ? "listed" : "unlisted"} token ${token} is ${row[token]}`);
+    }
+  }
+  if (j < got.length) tally.fail(`${where}: listed token ${got[j]} has no weight`);
+}
+
+function checkTokens(
+  tally: Tally,
+  where: string,
+  list: number,
+  { config, nTokens, initOffset, query }: SelectionCase,
+  expected: readonly number[],
+  got: Uint32Array,
+  boundedScores: () => BoundedScores | undefined,
+): void {
+  const want = new Set(expected), have = new Set(got);
+  const missing = expected.filter((token) => !have.has(token));
+  const extra = [...got].filter((token) => !want.has(token));
+  if (missing.length === 0) return;
+  const wrong = (why: string) =>
+    tally.fail(`${where} lists ${extra.join(" ")} instead of ${missing.join(" ")}: ${why}`);
+  const bounded = boundedScores();
+  if (!bounded) return wrong("every token is listed on the short path");
+
+  const { scores, n } = bounded;
+  const rows = query.length / config.shape.headWidth / (config.shape.batch * config.shape.heads);
+  const seen = nTokens - rows + 1 + list % rows;
+  const S = sizeAt(config.sinkSize, seen), W = sizeAt(config.windowSize, seen);
+  const begin = Math.max(initOffset, S), end = seen - W;
+  const outside = extra.concat(missing).find((token) => token < begin || token >= end);
+  if (outside !== undefined) return wrong(`token ${outside} is no candidate (${begin} to ${end})`);
+
+  const score = (token: number) => scores[list * n + token - initOffset];
+  const bound = (token: number) => bounded.bound(list, token - initOffset);
+  const identical = (a: number, b: number) => bounded.identical(list, a - initOffset, b - initOffset);
+  for (const lower of missing) {
+    const higher = got.find((token) => token > lower && token >= begin && token < end && identical(lower, token));
+    if (higher !== undefined) return wrong(`${higher} ties with ${lower}, ties go to the lower token`);
+  }
+  for (const taken of extra) {
+    for (let token = begin; token < taken; token++) {
+      if (!have.has(token) && identical(token, taken)) {
+        return wrong(`${taken} ties with ${token}, ties go to the lower token`);
+      }
+    }
+  }
+  // A perfect matching of missing with extra tokens exists if and only if the sorted ends match.
+  const worst = missing.map((token) => score(token) - bound(token)).sort((a, b) => a - b);
+  const best = extra.map((token) => score(token) + bound(token)).sort((a, b) => a - b);
+  const exact = missing.concat(extra).every((token) => bound(token) === 0);
+  for (let k = 0; k < worst.length; k++) {
+    // NaN bounds (infinite scores) compare false: those tokens may not be exchanged.
+    if (exact || !(worst[k] <= best[k])) {
+      return wrong(
+        `scores ${extra.map(score).join(" ")} against ${missing.map(score).join(" ")}, ` +
+          `bounds ${extra.map(bound).join(" ")} and ${missing.map(bound).join(" ")}`,
+      );
+    }
+  }
+  tally.exchanges += missing.length;
+}
+
+/**
+ * Checks the oracle itself, another way: scores as q · (the key rebuilt from its centroids), and a
+ * list is right if no unlisted candidate beats a listed one. Within `slack` relative f64 rounding.
+ */
+export function checkOracle(selection: SelectionCase, data: SelectionData): Check {
+  const { config, codebook, codes, nTokens, query, initOffset } = selection;
+  const { shape } = config;
+  const tally = new Tally();
+  const d = subWidth(shape), width = centroidWidth(shape);
+  const nLists = query.length / shape.headWidth;
+  const rows = nLists / (shape.batch * shape.heads);
+  const n = codes.length / (shape.batch * shape.kvHeads * shape.subvectors);
+  for (let list = 0; list < nLists; list++) {
+    tally.checked++;
+    const seen = nTokens - rows + 1 + list % rows;
+    const S = sizeAt(config.sinkSize, seen), W = sizeAt(config.windowSize, seen), K = sizeAt(config.heavySize, seen);
+    const isShort = seen <= K + initOffset + rows + shape.centroids || S + K + W >= seen;
+    const listed = new Set(data.indices.subarray(list * data.listStride, list * data.listStride + data.lengths[list]));
+    const fail = (why: string) => tally.fail(`list ${list} ${why}`);
+    if (listed.size !== data.lengths[list]) fail("repeats a token");
+    const kv = kvOfHead(shape, Math.floor(list / rows));
+    let worstListed = Infinity, bestUnlisted = -Infinity, candidates = 0, heavy = 0, slack = 0;
+    for (let token = 0; token < seen; token++) {
+      const isCandidate = !isShort && token >= Math.max(initOffset, S) && token < seen - W;
+      const isFixed = isShort || token < S || token >= seen - W;
+      if (isFixed && !listed.has(token)) fail(`misses token ${token}`);
+      if (!isFixed && !isCandidate && listed.has(token)) fail(`lists token ${token}, which is not coded`);
+      if (!isCandidate) continue;
+      candidates++;
+      let score = 0;
+      for (let m = 0; m < shape.subvectors; m++) {
+        const group = kv * shape.subvectors + m;
+        const at = (group * shape.centroids + codes[group * n + token - initOffset]) * width;
+        for (let j = 0; j < d; j++) {
+          const term = query[list * shape.headWidth + m * d + j] * codebook!.centroids[at + j];
+          score += term;
+          slack = Math.max(slack, Math.abs(term) * shape.headWidth * 2 ** -50);
+        }
+      }
+      if (listed.has(token)) {
+        heavy++;
+        worstListed = Math.min(worstListed, score);
+      } else {
+        bestUnlisted = Math.max(bestUnlisted, score);
+      }
+    }
+    if (!isShort && heavy !== Math.min(K, candidates)) fail(`has ${heavy} heavy tokens of ${Math.min(K, candidates)}`);
+    if (!(worstListed >= bestUnlisted - slack)) fail(`lists a score ${worstListed} and leaves out ${bestUnlisted}`);
+  }
+  return tally;
+}

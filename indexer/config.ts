@@ -1,0 +1,221 @@
+/**
+ * Options of an index, their rules, and what follows from them. Everything here is pure.
+ *
+ * @module
+ */
+
+import { type LayerShape, MAX_ROWS, type RowShape } from "../kernels/shape.ts";
+
+/**
+ * A number of tokens, or a share of them: `{ ratio: r }` is `floor(r × N)` in f64, where N is the
+ * number of tokens that the query row sees, re-evaluated at every step.
+ */
+export type Size = number | {
+  /** Share of N, 0 … 1. */
+  readonly ratio: number;
+};
+
+/** How distances are measured when a key is coded. "ip" adds the column √max(phi − ‖x‖², 0). */
+export type Metric = "euclidean" | "ip";
+
+/** How the query heads that share a KV head share a list. Today each has its own. */
+export type Pooling = "perQueryHead";
+
+/** What is indexed and what is listed. Letters are those of the PQ literature. */
+export interface PqConfig {
+  /** B: sequences in the batch. Default 1. */
+  readonly batch?: number;
+  /** H: query heads. */
+  readonly heads: number;
+  /** Hkv: KV heads, a divisor of H. Default H. */
+  readonly kvHeads?: number;
+  /** D: head width. */
+  readonly headWidth: number;
+  /** M: subvectors per key, a divisor of D, 1 … 16. Default 2. */
+  readonly subvectors?: number;
+  /** Bits per code, 1 … 8: C = 2^bits centroids. Default 6. */
+  readonly bits?: number;
+  /** Default "euclidean". */
+  readonly metric?: Metric;
+  /** S: first tokens, always listed. Default 128. */
+  readonly sinkSize?: Size;
+  /** W: last tokens, always listed. Default 128. */
+  readonly windowSize?: Size;
+  /** K: heavy tokens, listed by score. Default 128. */
+  readonly heavySize?: Size;
+  /** First token that is coded. Default: the sink size at training. */
+  readonly initOffset?: number;
+  /** Default "perQueryHead". */
+  readonly pooling?: Pooling;
+}
+
+/** A validated config with its defaults filled in. */
+export interface ResolvedConfig {
+  /** The layer's shape. */
+  readonly shape: LayerShape;
+  /** Metric. */
+  readonly metric: Metric;
+  /** S. */
+  readonly sinkSize: Size;
+  /** W. */
+  readonly windowSize: Size;
+  /** K. */
+  readonly heavySize: Size;
+  /** First coded token if it was given. */
+  readonly initOffset: number | undefined;
+  /** Pooling. */
+  readonly pooling: Pooling;
+}
+
+/** Throws the one form of range error that this project uses. */
+export function refuse(action: string, rule: string, actual: string): never {
+  throw new RangeError(`Cannot ${action} as ${rule}: ${actual}`);
+}
+
+function wholeNumber(action: string, name: string, value: unknown, least: number, most: number): number {
+  if (typeof value !== "number" || !Number.isInteger(value) || value < least || value > most) {
+    refuse(action, `${name} must be an integer ${least} to ${most}`, `${name} is ${value}`);
+  }
+  return value;
+}
+
+function validSize(action: string, name: string, value: unknown): Size {
+  if (typeof value === "object" && value !== null && "ratio" in value) {
+    const { ratio } = value as { ratio: unknown };
+    if (typeof ratio !== "number" || !(ratio >= 0 && ratio <= 1)) {
+      refuse(action, `${name}.ratio must be a number 0 to 1`, `${name}.ratio is ${ratio}`);
+    }
+    return { ratio };
+  }
+  return wholeNumber(action, name, value, 0, 2 ** 31);
+}
+
+/**
+ * Validates a config and fills in its defaults.
+ *
+ * @throws {RangeError} for a value out of its range
+ */
+export function resolveConfig(config: PqConfig): ResolvedConfig {
+  const action = "create an index";
+  const most = 2 ** 20;
+  const batch = wholeNumber(action, "batch", config.batch ?? 1, 1, most);
+  const heads = wholeNumber(action, "heads", config.heads, 1, most);
+  const kvHeads = wholeNumber(action, "kvHeads", config.kvHeads ?? heads, 1, heads);
+  if (heads % kvHeads !== 0) {
+    refuse(action, "heads must be divisible by kvHeads", `heads is ${heads}, kvHeads is ${kvHeads}`);
+  }
+  const headWidth = wholeNumber(action, "headWidth", config.headWidth, 1, 4096);
+  const subvectors = wholeNumber(action, "subvectors", config.subvectors ?? 2, 1, 16);
+  if (headWidth % subvectors !== 0) {
+    refuse(action, "D must be divisible by M", `headWidth (D) is ${headWidth}, subvectors (M) is ${subvectors}`);
+  }
+  const bits = wholeNumber(action, "bits", config.bits ?? 6, 1, 8);
+  const metric = config.metric ?? "euclidean";
+  if (metric !== "euclidean" && metric !== "ip") {
+    refuse(action, `metric must be "euclidean" or "ip"`, `metric is ${JSON.stringify(metric)}`);
+  }
+  const pooling = config.pooling ?? "perQueryHead";
+  if (pooling !== "perQueryHead") {
+    refuse(action, `pooling must be "perQueryHead"`, `pooling is ${JSON.stringify(pooling)}`);
+  }
+  const initOffset = config.initOffset;
+  return {
+    shape: { batch, heads, kvHeads, headWidth, subvectors, centroids: 2 ** bits, augmented: metric === "ip" },
+    metric,
+    sinkSize: validSize(action, "sinkSize", config.sinkSize ?? 128),
+    windowSize: validSize(action, "windowSize", config.windowSize ?? 128),
+    heavySize: validSize(action, "heavySize", config.heavySize ?? 128),
+    initOffset: initOffset === undefined ? undefined : wholeNumber(action, "initOffset", initOffset, 0, 2 ** 31),
+    pooling,
+  };
+}
+
+/** A size at N tokens. */
+export function sizeAt(size: Size, nTokens: number): number {
+  return typeof size === "number" ? size : Math.floor(size.ratio * nTokens);
+}
+
+/** The first coded token: as configured, else the sink size at N tokens. */
+export function initOffsetAt(config: ResolvedConfig, nTokens: number): number {
+  return config.initOffset ?? sizeAt(config.sinkSize, nTokens);
+}
+
+/**
+ * Resolves one query row to plain ranges: the short path, sink, candidates and window of a row
+ * that sees `nTokens` tokens.
+ *
+ * @param nRows sq, the rows of the step
+ */
+export function resolveRow(
+  config: ResolvedConfig,
+  initOffset: number,
+  nTokens: number,
+  nRows: number,
+): RowShape {
+  const sink = sizeAt(config.sinkSize, nTokens);
+  const window = sizeAt(config.windowSize, nTokens);
+  const heavy = sizeAt(config.heavySize, nTokens);
+  if (nTokens <= heavy + initOffset + nRows + config.shape.centroids || sink + heavy + window >= nTokens) {
+    return {
+      nTokens,
+      nSink: nTokens,
+      nHeavy: 0,
+      windowBegin: nTokens,
+      candBegin: 0,
+      candEnd: 0,
+      listLength: nTokens,
+    };
+  }
+  const windowBegin = nTokens - window;
+  const candBegin = Math.max(initOffset, sink) - initOffset;
+  const candEnd = Math.max(candBegin, windowBegin - initOffset);
+  const nHeavy = Math.min(heavy, candEnd - candBegin);
+  return { nTokens, nSink: sink, nHeavy, windowBegin, candBegin, candEnd, listLength: sink + nHeavy + window };
+}
+
+/** Whether a row lists every token without looking at scores. */
+export function isShort(row: RowShape): boolean {
+  return row.nSink === row.nTokens;
+}
+
+/**
+ * Resolves the rows of a step: row r of sq sees `nTokens − sq + 1 + r` tokens.
+ *
+ * @throws {RangeError} if there are more rows than tokens, or more than {@linkcode MAX_ROWS}
+ */
+export function resolveRows(
+  config: ResolvedConfig,
+  initOffset: number,
+  nTokens: number,
+  nRows: number,
+): RowShape[] {
+  wholeNumber("select", "rows", nRows, 1, MAX_ROWS);
+  if (nRows > nTokens + 1) {
+    refuse("select", "every query row must be the row of a cached token", `rows is ${nRows}, tokens is ${nTokens}`);
+  }
+  return Array.from(
+    { length: nRows },
+    (_, r) => resolveRow(config, initOffset, nTokens - nRows + 1 + r, nRows),
+  );
+}
+
+/** How much an index has room for. Strides of its buffers. */
+export interface Capacity {
+  /** Tokens; weights and codes have this stride. */
+  readonly tokens: number;
+  /** Query rows per step. */
+  readonly rows: number;
+  /** Heavy tokens per list. */
+  readonly heavy: number;
+  /** Tokens per list. */
+  readonly list: number;
+}
+
+/** Room for every list that an index of up to `tokens` tokens can produce. */
+export function capacityFor(config: ResolvedConfig, tokens: number, rows: number): Capacity {
+  const sink = sizeAt(config.sinkSize, tokens);
+  const window = sizeAt(config.windowSize, tokens);
+  const heavy = Math.min(sizeAt(config.heavySize, tokens), tokens);
+  const shortPath = heavy + (config.initOffset ?? sink) + rows + config.shape.centroids;
+  return { tokens, rows, heavy, list: Math.min(tokens, Math.max(shortPath, sink + heavy + window)) };
+}

@@ -1,0 +1,202 @@
+/**
+ * Training of the codebook: seeded k-means in plain TypeScript, per batch, KV head and subvector.
+ * The same keys and seed give the same bytes on every machine: only +, −, ×, ÷ and √ are used.
+ *
+ * @module
+ */
+
+import { centroidWidth, type LayerShape, subWidth } from "../kernels/shape.ts";
+import { refuse } from "./config.ts";
+import { type Codebook, referenceCodes } from "./reference.ts";
+
+/** Options of {@linkcode trainCodebook}. */
+export interface TrainOptions {
+  /** Seed of the start and of the sample. Default 0. */
+  readonly seed?: number;
+  /** Most Lloyd iterations. Default 10. */
+  readonly iterations?: number;
+  /** Tokens before this one are left out (they are never coded). Default 0. */
+  readonly initOffset?: number;
+  /**
+   * Most keys per centroid that training looks at; more are sampled down, as FAISS does
+   * (`max_points_per_centroid`). Default 256.
+   */
+  readonly maxKeysPerCentroid?: number;
+  /** Called after every group of (batch, KV head, subvector). */
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+/** Seeded random numbers: PCG32 (O'Neill 2014), the XSH RR variant. */
+export class Random {
+  #state: bigint;
+
+  /** Any integer is a seed. */
+  constructor(seed: number) {
+    this.#state = 0n;
+    this.u32();
+    this.#state += BigInt(Math.trunc(seed));
+    this.u32();
+  }
+
+  /** Uniform u32. */
+  u32(): number {
+    const old = this.#state;
+    this.#state = (old * 6364136223846793005n + 1442695040888963407n) & 0xffff_ffff_ffff_ffffn;
+    const shifted = Number(((old >> 18n) ^ old) >> 27n & 0xffff_ffffn);
+    const turn = Number(old >> 59n);
+    return ((shifted >>> turn) | (shifted << (-turn & 31))) >>> 0;
+  }
+
+  /** Uniform in [0, 1). */
+  uniform(): number {
+    return this.u32() / 2 ** 32;
+  }
+
+  /** Uniform integer in [0, n). */
+  below(n: number): number {
+    return Math.floor(this.uniform() * n);
+  }
+}
+
+/**
+ * Trains a codebook on the keys of a prompt.
+ *
+ * @param keys f32 `[B, Hkv, n, D]`, all finite
+ * @returns centroids, phi for metric "ip", and u8 codes `[B, Hkv, M, n − initOffset]` of those centroids
+ * @throws {RangeError} if fewer keys than centroids remain after `initOffset`
+ */
+export function trainCodebook(
+  shape: LayerShape,
+  keys: Float32Array,
+  options: TrainOptions = {},
+): Codebook & { readonly codes: Uint8Array } {
+  const codebook = trainCentroids(shape, keys, options);
+  return { ...codebook, codes: referenceCodes(shape, codebook, keys, options.initOffset ?? 0) };
+}
+
+/** {@linkcode trainCodebook} without the codes: the index codes the keys itself. */
+export function trainCentroids(shape: LayerShape, keys: Float32Array, options: TrainOptions = {}): Codebook {
+  const { seed = 0, iterations = 10, initOffset = 0, maxKeysPerCentroid = 256, onProgress } = options;
+  const nKv = shape.batch * shape.kvHeads;
+  const t = keys.length / (nKv * shape.headWidth);
+  const n = t - initOffset;
+  if (n < shape.centroids) {
+    refuse(
+      "train a codebook",
+      "there must be at least C keys from initOffset on",
+      `C is ${shape.centroids}, keys are ${Math.max(n, 0)} (${t} tokens, initOffset ${initOffset})`,
+    );
+  }
+  const d = subWidth(shape), width = centroidWidth(shape);
+  const nGroups = nKv * shape.subvectors;
+  const centroids = new Float32Array(nGroups * shape.centroids * width);
+  const phi = shape.augmented ? new Float32Array(nGroups) : undefined;
+  for (let group = 0; group < nGroups; group++) {
+    const kv = Math.floor(group / shape.subvectors), m = group % shape.subvectors;
+    const random = new Random(seed + group);
+    const norms = new Float32Array(n);
+    if (phi) {
+      for (let i = 0; i < n; i++) {
+        const at = ((kv * t + initOffset + i) * shape.subvectors + m) * d;
+        let norm = 0;
+        for (let j = 0; j < d; j++) norm += keys[at + j] ** 2;
+        norms[i] = norm;
+        phi[group] = Math.max(phi[group], norm);
+      }
+    }
+    const sample = sampleSorted(random, n, Math.min(n, maxKeysPerCentroid * shape.centroids));
+    const points = new Float32Array(sample.length * width);
+    sample.forEach((i, p) => {
+      const at = ((kv * t + initOffset + i) * shape.subvectors + m) * d;
+      points.set(keys.subarray(at, at + d), p * width);
+      if (phi) points[p * width + d] = Math.sqrt(Math.max(phi[group] - norms[i], 0));
+    });
+    const found = kmeans(points, width, shape.centroids, iterations, random);
+    centroids.set(found, group * shape.centroids * width);
+    onProgress?.(group + 1, nGroups);
+  }
+  return phi ? { centroids, phi } : { centroids };
+}
+
+/** `count` of the numbers 0 … n − 1, each equally likely, ascending (partial Fisher-Yates shuffle). */
+function sampleSorted(random: Random, n: number, count: number): Uint32Array {
+  const all = Uint32Array.from({ length: n }, (_, i) => i);
+  if (count < n) {
+    for (let i = 0; i < count; i++) {
+      const other = i + random.below(n - i);
+      [all[i], all[other]] = [all[other], all[i]];
+    }
+  }
+  return all.slice(0, count).sort();
+}
+
+function squaredDistanceTo(points: Float32Array, p: number, centers: Float32Array, c: number, width: number): number {
+  let sum = 0;
+  for (let j = 0; j < width; j++) {
+    const difference = points[p + j] - centers[c + j];
+    sum += difference * difference;
+  }
+  return sum;
+}
+
+/**
+ * k-means++ start (Arthur, Vassilvitskii 2007), then Lloyd iterations until no point moves. An empty
+ * cluster takes the point that is farthest from its centroid.
+ */
+function kmeans(points: Float32Array, width: number, k: number, iterations: number, random: Random): Float32Array {
+  const n = points.length / width;
+  const centers = new Float32Array(k * width);
+  const nearest = new Float64Array(n).fill(Infinity);
+  let next = random.below(n);
+  for (let c = 0; c < k; c++) {
+    centers.set(points.subarray(next * width, (next + 1) * width), c * width);
+    let total = 0;
+    for (let p = 0; p < n; p++) {
+      const distance = squaredDistanceTo(points, p * width, centers, c * width, width);
+      if (distance < nearest[p]) nearest[p] = distance;
+      total += nearest[p];
+    }
+    let left = random.uniform() * total;
+    next = 0;
+    while (next < n - 1 && (left -= nearest[next]) >= 0) next++;
+  }
+
+  const owner = new Uint32Array(n).fill(k);
+  const sums = new Float64Array(k * width);
+  const counts = new Uint32Array(k);
+  for (let iteration = 0; iteration < iterations; iteration++) {
+    let moved = 0;
+    sums.fill(0);
+    counts.fill(0);
+    for (let p = 0; p < n; p++) {
+      let best = 0, distance = Infinity;
+      for (let c = 0; c < k; c++) {
+        const candidate = squaredDistanceTo(points, p * width, centers, c * width, width);
+        if (candidate < distance) {
+          distance = candidate;
+          best = c;
+        }
+      }
+      if (owner[p] !== best) moved++;
+      owner[p] = best;
+      nearest[p] = distance;
+      counts[best]++;
+      for (let j = 0; j < width; j++) sums[best * width + j] += points[p * width + j];
+    }
+    for (let c = 0; c < k; c++) {
+      if (counts[c] > 0) {
+        for (let j = 0; j < width; j++) centers[c * width + j] = sums[c * width + j] / counts[c];
+      } else {
+        let farthest = 0;
+        for (let p = 1; p < n; p++) if (nearest[p] > nearest[farthest]) farthest = p;
+        if (nearest[farthest] > 0) {
+          centers.set(points.subarray(farthest * width, (farthest + 1) * width), c * width);
+          nearest[farthest] = 0;
+          moved++;
+        }
+      }
+    }
+    if (moved === 0) break;
+  }
+  return centers;
+}

@@ -1,0 +1,119 @@
+/**
+ * e00 reference: the oracle as a pipeline. Plain TypeScript, f64, on the CPU; written to be
+ * obviously right, not to be fast. Everything else is compared with it.
+ *
+ * @module
+ */
+
+import type { Capacity, ResolvedConfig } from "../config.ts";
+import { type Codebook, referenceCodes, referenceSelect } from "../reference.ts";
+import { Selection, type SelectionData } from "../selection.ts";
+import type { Layer, LayerContext, LayerStep, Pipeline } from "./pipeline.ts";
+
+/** The oracle. */
+export const e00: Pipeline = {
+  id: "e00",
+  title: "reference",
+  change: "plain TypeScript in f64 on the CPU: the oracle",
+  runsOn: "cpu",
+  create: (context: LayerContext) => Promise.resolve(new ReferenceLayer(context)),
+};
+
+class ReferenceLayer implements Layer {
+  readonly operations = ["assign", "score", "select"];
+  readonly maxKeyBytes = Infinity;
+  readonly #config: ResolvedConfig;
+  readonly #weights: boolean;
+  #codebook: Codebook | undefined;
+  /** Per (batch, KV head, subvector) the codes so far. */
+  #rows: Uint8Array[];
+  #capacity: Capacity | undefined;
+
+  constructor({ config, weights }: LayerContext) {
+    this.#config = config;
+    this.#weights = weights;
+    this.#rows = Array.from(
+      { length: config.shape.batch * config.shape.kvHeads * config.shape.subvectors },
+      () => new Uint8Array(0),
+    );
+  }
+
+  reserve(capacity: Capacity): Promise<void> {
+    this.#rows = this.#rows.map((row) => {
+      const grown = new Uint8Array(Math.max(capacity.tokens, row.length));
+      grown.set(row);
+      return grown;
+    });
+    this.#capacity = capacity;
+    return Promise.resolve();
+  }
+
+  setCodebook(codebook: Codebook): void {
+    this.#codebook = { centroids: codebook.centroids.slice(), phi: codebook.phi?.slice() };
+  }
+
+  importCodes(codes: Uint8Array, n: number): void {
+    this.#rows.forEach((row, group) => row.set(codes.subarray(group * n, (group + 1) * n)));
+  }
+
+  exportCodes(n: number): Promise<Uint8Array> {
+    return Promise.resolve(this.#codes(n));
+  }
+
+  #codes(n: number): Uint8Array {
+    const codes = new Uint8Array(this.#rows.length * n);
+    this.#rows.forEach((row, group) => codes.set(row.subarray(0, n), group * n));
+    return codes;
+  }
+
+  // deno-lint-ignore require-await -- errors must reach the caller as a rejection, as on the GPU
+  async run(step: LayerStep): Promise<Selection | undefined> {
+    if (step.out) throw new TypeError("Cannot write to GPU buffers as pipeline e00 runs on the CPU: leave out `out`");
+    const { shape } = this.#config;
+    if (step.nNew > 0) {
+      const keys = hostArray("new keys", step.newKeys);
+      const codes = referenceCodes(shape, this.#codebook!, keys, step.firstNewKey);
+      const perRow = step.nNewKeys - step.firstNewKey;
+      this.#rows.forEach((row, group) => {
+        row.set(codes.subarray(group * perRow, group * perRow + step.nNew), step.nCoded - step.nNew);
+      });
+    }
+    if (step.rows.length === 0) return undefined;
+    const query = hostArray("query", step.query);
+    const nTokens = step.rows[step.rows.length - 1].nTokens;
+    const n = this.#codebook ? step.nCoded : 0;
+    const codebook = n > 0 ? this.#codebook : undefined;
+    const { lists } = referenceSelect(this.#config, codebook, this.#codes(n), nTokens, query, step.initOffset);
+    const data = this.#pack(lists);
+    return new Selection(shape, step.rows.length, data, undefined, () => Promise.resolve(data));
+  }
+
+  #pack(lists: readonly number[][]): SelectionData {
+    const listStride = Math.max(1, this.#capacity!.list), weightStride = this.#capacity!.tokens;
+    const indices = new Uint32Array(lists.length * listStride);
+    const weights = this.#weights ? new Float32Array(lists.length * weightStride) : undefined;
+    lists.forEach((list, ix) => {
+      indices.set(list, ix * listStride);
+      for (const token of list) if (weights) weights[ix * weightStride + token] = 1;
+    });
+    const lengths = Uint32Array.from(lists, (list) => list.length);
+    return { indices, lengths, weights, listStride, weightStride };
+  }
+
+  record(): never {
+    throw new TypeError("Cannot record into a GPU pass as pipeline e00 runs on the CPU: use step()");
+  }
+
+  dispatches(): number {
+    return 0;
+  }
+
+  destroy(): void {
+    this.#rows = [];
+  }
+}
+
+function hostArray(what: string, input: LayerStep["query"]): Float32Array {
+  if (input instanceof Float32Array) return input;
+  throw new TypeError(`Cannot read the ${what} as pipeline e00 runs on the CPU: pass a Float32Array, not a GPU buffer`);
+}

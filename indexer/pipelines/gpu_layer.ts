@@ -1,0 +1,437 @@
+/**
+ * Runs any pipeline that is a list of kernels: owns the buffers that the kernels name, uploads
+ * inputs, writes the step's `Params` and records the dispatches in order.
+ *
+ * @module
+ */
+
+import { type GpuInput, type OwnedBuffer, type ResolvedInput, resolveInput } from "../../kernels/gpu/buffers.ts";
+import type { Gpu } from "../../kernels/gpu/device.ts";
+import { CompiledKernel, type Kernel } from "../../kernels/gpu/kernel.ts";
+import * as io from "../../kernels/layer/buffers.ts";
+import type { CodesFormat } from "../../kernels/quantize/codes.ts";
+import { nLists, packParams, PARAMS_BYTES, type RowShape, type StepShape } from "../../kernels/shape.ts";
+import { type Capacity, refuse, type ResolvedConfig } from "../config.ts";
+import type { Codebook } from "../reference.ts";
+import { Selection, type SelectionBuffers, type SelectionData } from "../selection.ts";
+import type { Layer, LayerContext, LayerStep, PassTarget, Pipeline } from "./pipeline.ts";
+
+/** A pipeline as plain data. */
+export interface GpuPipelineDef {
+  /** See {@linkcode Pipeline.id}. */
+  readonly id: string;
+  /** See {@linkcode Pipeline.title}. */
+  readonly title: string;
+  /** See {@linkcode Pipeline.change}. */
+  readonly change: string;
+  /** How codes lie in memory. */
+  readonly codes: CodesFormat;
+  /** Kernels of a step, in order; those that code keys find no work in a step without new ones. */
+  readonly kernels: readonly Kernel[];
+  /** Kernels that follow if weights are written. */
+  readonly weightKernels: readonly Kernel[];
+}
+
+/** Makes a pipeline of a list of kernels. */
+export function gpuPipeline(def: GpuPipelineDef): Pipeline {
+  return {
+    id: def.id,
+    title: def.title,
+    change: def.change,
+    runsOn: "gpu",
+    create: (context) => GpuLayer.create(def, context),
+  };
+}
+
+/**
+ * Steps whose `Params` can wait for their submit at once: a recorded step must be submitted before
+ * so many further ones of the same layer are recorded.
+ */
+export const PARAM_SLOTS = 64;
+
+/** Bytes of keys that one upload brings at most; a long prompt is coded in several dispatches. */
+const MAX_KEY_BYTES = 32 * 2 ** 20;
+
+/** Buffers that come with the step. */
+const INPUTS: ReadonlySet<string> = new Set([io.query.name, io.newKeys.name]);
+
+/** A step with its inputs and outputs resolved to buffers. */
+interface BoundStep {
+  readonly shape: StepShape;
+  readonly params: { readonly buffer: GPUBuffer; readonly offset: number };
+  readonly buffer: (name: string) => ResolvedInput;
+}
+
+/** One layer on the GPU. */
+export class GpuLayer implements Layer {
+  readonly operations: readonly string[];
+  readonly maxKeyBytes: number;
+  readonly #gpu: Gpu;
+  readonly #config: ResolvedConfig;
+  readonly #def: GpuPipelineDef;
+  readonly #kernels: readonly CompiledKernel[];
+  readonly #writesWeights: boolean;
+  readonly #params: OwnedBuffer;
+  readonly #slotBytes: number;
+  readonly #packed = new Uint32Array(PARAMS_BYTES / 4);
+  #slot = 0;
+  #owned = new Map<string, OwnedBuffer>();
+  #uploads = new Map<string, OwnedBuffer>();
+  #capacity: Capacity | undefined;
+  /** Counts what invalidates earlier results. */
+  #generation = 0;
+
+  private constructor(
+    def: GpuPipelineDef,
+    context: LayerContext,
+    gpu: Gpu,
+    kernels: readonly CompiledKernel[],
+    params: OwnedBuffer,
+    slotBytes: number,
+  ) {
+    this.#def = def;
+    this.#gpu = gpu;
+    this.#config = context.config;
+    this.#writesWeights = context.weights;
+    this.#kernels = kernels;
+    this.#params = params;
+    this.#slotBytes = slotBytes;
+    this.operations = kernels.map(({ kernel }) => kernel.name);
+    this.maxKeyBytes = Math.min(MAX_KEY_BYTES, gpu.limits.maxStorageBufferBindingSize);
+  }
+
+  /** Compiles the pipeline's kernels for this layer's shape (or finds them compiled). */
+  static async create(def: GpuPipelineDef, context: LayerContext): Promise<GpuLayer> {
+    const gpu = context.gpu!;
+    const list = context.weights ? [...def.kernels, ...def.weightKernels] : def.kernels;
+    const kernels = await Promise.all(
+      list.map((kernel) => CompiledKernel.create(gpu, kernel, context.config.shape)),
+    );
+    const alignment = gpu.limits.minUniformBufferOffsetAlignment;
+    const slotBytes = Math.ceil(PARAMS_BYTES / alignment) * alignment;
+    const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
+    const params = await gpu.allocate("params", slotBytes * PARAM_SLOTS, usage);
+    return new GpuLayer(def, context, gpu, kernels, params, slotBytes);
+  }
+
+  async reserve(capacity: Capacity, nCoded: number): Promise<void> {
+    const sizes = this.#sizes(capacity);
+    const fresh = new Map<string, OwnedBuffer>();
+    const restride = capacity.tokens !== this.#capacity?.tokens;
+    try {
+      for (const [name, bytes] of sizes) {
+        const old = this.#owned.get(name);
+        if (!old || old.bytes < bytes || (name === io.codes.name && restride)) {
+          fresh.set(name, await this.#gpu.allocate(name, bytes));
+        }
+      }
+      const codes = fresh.get(io.codes.name), old = this.#owned.get(io.codes.name);
+      if (codes && old && nCoded > 0) await this.#copyCodes(old, this.#capacity!, codes, capacity, nCoded);
+    } catch (error) {
+      for (const buffer of fresh.values()) buffer.destroy();
+      throw error;
+    }
+    for (const [name, buffer] of fresh) {
+      this.#owned.get(name)?.destroy();
+      this.#owned.set(name, buffer);
+    }
+    this.#capacity = capacity;
+    this.#generation++;
+    for (const kernel of this.#kernels) kernel.forgetBuffers();
+  }
+
+  /** Bytes of every buffer at a capacity, by name. */
+  #sizes(capacity: Capacity): Map<string, number> {
+    const full = this.#stepAt(capacity);
+    const limit = this.#gpu.limits.maxStorageBufferBindingSize;
+    const sizes = new Map<string, number>();
+    for (const { kernel } of this.#kernels) {
+      for (const use of kernel.buffers) {
+        if (INPUTS.has(use.name)) continue;
+        const bytes = 4 * Math.max(1, use.elements(this.#config.shape, full));
+        if (bytes > limit) {
+          refuse(
+            `reserve ${capacity.tokens} tokens`,
+            `one binding of this device holds at most ${limit} bytes`,
+            `pipeline ${this.#def.id} needs ${bytes} for ${use.name} (${capacity.rows} query rows)`,
+          );
+        }
+        sizes.set(use.name, Math.max(bytes, sizes.get(use.name) ?? 0));
+      }
+    }
+    return sizes;
+  }
+
+  /** A step as large as the capacity allows; what it holds besides strides and rows does not matter. */
+  #stepAt(capacity: Capacity): StepShape {
+    const row: RowShape = {
+      nTokens: capacity.tokens,
+      nSink: 0,
+      nHeavy: capacity.heavy,
+      windowBegin: capacity.tokens,
+      candBegin: 0,
+      candEnd: capacity.tokens,
+      listLength: capacity.list,
+    };
+    return {
+      nCoded: capacity.tokens,
+      nNew: 0,
+      firstNewKey: 0,
+      nNewKeys: 0,
+      initOffset: 0,
+      ...this.#strides(capacity),
+      rows: new Array<RowShape>(capacity.rows).fill(row),
+    };
+  }
+
+  #strides(capacity: Capacity) {
+    return {
+      codedStride: capacity.tokens,
+      heavyStride: capacity.heavy,
+      listStride: Math.max(1, capacity.list),
+      weightStride: capacity.tokens,
+    };
+  }
+
+  get #nCodeRows(): number {
+    const { batch, kvHeads, subvectors } = this.#config.shape;
+    return batch * kvHeads * subvectors;
+  }
+
+  async #copyCodes(from: OwnedBuffer, had: Capacity, to: OwnedBuffer, has: Capacity, nCoded: number): Promise<void> {
+    const { rowWords } = this.#def.codes;
+    await this.#gpu.submit("grow codes", (encoder) => {
+      for (let row = 0; row < this.#nCodeRows; row++) {
+        const source = row * rowWords(had.tokens) * 4, target = row * rowWords(has.tokens) * 4;
+        encoder.copyBufferToBuffer(from.buffer, source, to.buffer, target, rowWords(nCoded) * 4);
+      }
+    });
+  }
+
+  setCodebook(codebook: Codebook): void {
+    const { queue } = this.#gpu.device;
+    const write = (name: string, data: Float32Array) =>
+      queue.writeBuffer(this.#owned.get(name)!.buffer, 0, data as Float32Array<ArrayBuffer>);
+    write(io.centroids.name, codebook.centroids);
+    if (codebook.phi) write(io.phi.name, codebook.phi);
+  }
+
+  importCodes(codes: Uint8Array, n: number): void {
+    const { rowWords, pack } = this.#def.codes;
+    const words = new Uint32Array(rowWords(n));
+    const stride = rowWords(this.#capacity!.tokens) * 4;
+    const { buffer } = this.#owned.get(io.codes.name)!;
+    for (let row = 0; row < this.#nCodeRows; row++) {
+      pack(codes.subarray(row * n, (row + 1) * n), words);
+      this.#gpu.device.queue.writeBuffer(buffer, row * stride, words);
+    }
+  }
+
+  async exportCodes(n: number): Promise<Uint8Array> {
+    const { rowWords, unpack } = this.#def.codes;
+    const codes = new Uint8Array(this.#nCodeRows * n);
+    if (n === 0) return codes;
+    const stride = rowWords(this.#capacity!.tokens) * 4;
+    const { buffer } = this.#owned.get(io.codes.name)!;
+    const rows = await this.#gpu.read(
+      Array.from({ length: this.#nCodeRows }, (_, row) => ({ buffer, offset: row * stride, bytes: rowWords(n) * 4 })),
+    );
+    rows.forEach((bytes, row) => unpack(new Uint32Array(bytes), codes.subarray(row * n, (row + 1) * n)));
+    return codes;
+  }
+
+  async run(step: LayerStep): Promise<Selection | undefined> {
+    const query = await this.#upload(io.query.name, step.query);
+    const newKeys = await this.#upload(io.newKeys.name, step.newKeys);
+    const uploaded = { ...step, query, newKeys };
+    return await this.#gpu.submit("step", (encoder) => {
+      const pass = encoder.beginComputePass({ label: "step" });
+      const selection = this.record(pass, uploaded);
+      pass.end();
+      return selection;
+    });
+  }
+
+  /** Copies a typed array into a buffer that is kept for the next step; GPU buffers pass. */
+  async #upload(name: string, input: Float32Array | GpuInput | undefined): Promise<GpuInput | undefined> {
+    if (!(input instanceof Float32Array)) return input;
+    let target = this.#uploads.get(name);
+    if (!target || target.bytes < input.byteLength) {
+      const grown = await this.#gpu.allocate(name, input.byteLength);
+      target?.destroy();
+      this.#uploads.set(name, target = grown);
+    }
+    if (input.byteLength > 0) {
+      this.#gpu.device.queue.writeBuffer(target.buffer, 0, input as Float32Array<ArrayBuffer>);
+    }
+    return target.buffer;
+  }
+
+  record(target: PassTarget, step: LayerStep): Selection | undefined {
+    const bound = this.#bind(step);
+    for (const kernel of this.#kernels) {
+      if (typeof target !== "function") {
+        kernel.record(target, bound.shape, bound.params, bound.buffer);
+      } else if (kernel.kernel.work(kernel.shape, bound.shape).workgroups > 0) {
+        const pass = target(kernel.kernel.name);
+        kernel.record(pass, bound.shape, bound.params, bound.buffer);
+        pass.end();
+      }
+    }
+    return this.#selection(bound, step);
+  }
+
+  /**
+   * Runs a step one operation at a time, some of them as their TypeScript twins on the CPU: to find
+   * which kernel of a wrong step is at fault.
+   *
+   * @param onCpu names out of {@linkcode GpuLayer.operations}
+   */
+  async bisect(step: LayerStep, onCpu: ReadonlySet<string>): Promise<Selection | undefined> {
+    const query = await this.#upload(io.query.name, step.query);
+    const newKeys = await this.#upload(io.newKeys.name, step.newKeys);
+    const bound = this.#bind({ ...step, query, newKeys });
+    for (const compiled of this.#kernels) {
+      const { kernel, shape } = compiled;
+      if (kernel.work(shape, bound.shape).workgroups === 0) continue;
+      if (!onCpu.has(kernel.name)) {
+        await this.#gpu.submit(kernel.name, (encoder) => {
+          const pass = encoder.beginComputePass({ label: kernel.name });
+          compiled.record(pass, bound.shape, bound.params, bound.buffer);
+          pass.end();
+        });
+        continue;
+      }
+      const ranges = kernel.buffers.map((use) => ({
+        ...bound.buffer(use.name),
+        bytes: 4 * use.elements(shape, bound.shape),
+      }));
+      const parts = await this.#gpu.read(ranges);
+      const arrays = kernel.buffers.map((use, ix) =>
+        use.type === "f32" ? new Float32Array(parts[ix]) : new Uint32Array(parts[ix])
+      );
+      kernel.twin(shape, bound.shape, Object.fromEntries(kernel.buffers.map((use, ix) => [use.name, arrays[ix]])));
+      kernel.buffers.forEach((use, ix) => {
+        if (use.access === "read") return;
+        this.#gpu.device.queue.writeBuffer(ranges[ix].buffer, ranges[ix].offset, parts[ix]);
+      });
+    }
+    return this.#selection(bound, step);
+  }
+
+  dispatches(step: LayerStep): number {
+    const shape = this.#stepShape(step);
+    return this.#kernels.filter(({ kernel }) => kernel.work(this.#config.shape, shape).workgroups > 0).length;
+  }
+
+  #stepShape(step: LayerStep): StepShape {
+    const { nCoded, nNew, firstNewKey, nNewKeys, initOffset, rows, out } = step;
+    const strides = { ...this.#strides(this.#capacity!) };
+    if (out) {
+      strides.listStride = out.listStride;
+      strides.weightStride = out.weightStride ?? strides.weightStride;
+    }
+    return { nCoded, nNew, firstNewKey, nNewKeys, initOffset, rows, ...strides };
+  }
+
+  /** Resolves every buffer of a step and writes its `Params`. */
+  #bind(step: LayerStep): BoundStep {
+    const { limits, device } = this.#gpu;
+    const layer = this.#config.shape;
+    const shape = this.#stepShape(step);
+    const given = new Map<string, ResolvedInput>();
+    const take = (def: { name: string; elements: typeof io.query.elements }, input: GpuInput | undefined) => {
+      if (input) given.set(def.name, resolveInput(def.name, input, 4 * def.elements(layer, shape), limits));
+    };
+    take(io.query, gpuOnly("query", step.query));
+    take(io.newKeys, gpuOnly("new keys", step.newKeys));
+    if (step.out) {
+      this.#checkOutput(step, shape);
+      take(io.indices, step.out.indices);
+      take(io.lengths, step.out.lengths);
+      take(io.weights, step.out.weights);
+    }
+
+    this.#generation++;
+    const offset = this.#slot * this.#slotBytes;
+    this.#slot = (this.#slot + 1) % PARAM_SLOTS;
+    const words = packParams(shape, this.#packed);
+    device.queue.writeBuffer(this.#params.buffer, offset, this.#packed, 0, words);
+    return {
+      shape,
+      params: { buffer: this.#params.buffer, offset },
+      buffer: (name) => {
+        const input = given.get(name);
+        if (input) return input;
+        const { buffer } = this.#owned.get(name)!;
+        return { buffer, offset: 0, size: buffer.size };
+      },
+    };
+  }
+
+  #checkOutput(step: LayerStep, shape: StepShape): void {
+    const longest = Math.max(...step.rows.map((row) => row.listLength));
+    const tokens = Math.max(...step.rows.map((row) => row.nTokens));
+    if (shape.listStride < Math.max(1, longest)) {
+      refuse(
+        "write the selection",
+        "listStride must hold the longest list",
+        `${shape.listStride} for ${longest} tokens`,
+      );
+    }
+    if (!this.#writesWeights) return;
+    if (!step.out!.weights || step.out!.weightStride === undefined) {
+      throw new TypeError(
+        "Cannot write the selection as this index writes weights: give out.weights and out.weightStride",
+      );
+    }
+    if (shape.weightStride < tokens) {
+      refuse("write the selection", "weightStride must hold every token", `${shape.weightStride} for ${tokens} tokens`);
+    }
+  }
+
+  #selection(bound: BoundStep, step: LayerStep): Selection | undefined {
+    if (step.rows.length === 0) return undefined;
+    const { listStride, weightStride } = bound.shape;
+    const lists = nLists(this.#config.shape, bound.shape);
+    const buffers: SelectionBuffers = {
+      indices: bound.buffer(io.indices.name),
+      lengths: bound.buffer(io.lengths.name),
+      ...(this.#writesWeights ? { weights: bound.buffer(io.weights.name) } : {}),
+    };
+    const generation = this.#generation;
+    const read = async (): Promise<SelectionData> => {
+      if (!step.out && generation !== this.#generation) {
+        refuse("read this selection", "a selection is valid until the index's next call", "the index was called since");
+      }
+      const [indices, lengths, weights] = await this.#gpu.read([
+        { ...buffers.indices, bytes: lists * listStride * 4 },
+        { ...buffers.lengths, bytes: lists * 4 },
+        ...(buffers.weights ? [{ ...buffers.weights, bytes: lists * weightStride * 4 }] : []),
+      ]);
+      return {
+        indices: new Uint32Array(indices),
+        lengths: new Uint32Array(lengths),
+        weights: weights ? new Float32Array(weights) : undefined,
+        listStride,
+        weightStride,
+      };
+    };
+    return new Selection(this.#config.shape, step.rows.length, bound.shape, buffers, read);
+  }
+
+  destroy(): void {
+    this.#generation++;
+    this.#params.destroy();
+    for (const buffer of [...this.#owned.values(), ...this.#uploads.values()]) buffer.destroy();
+    this.#owned.clear();
+    this.#uploads.clear();
+  }
+}
+
+function gpuOnly(what: string, input: Float32Array | GpuInput | undefined): GpuInput | undefined {
+  if (input instanceof Float32Array) {
+    throw new TypeError(`Cannot record a step as its ${what} must be a GPU buffer: it is a Float32Array; use step()`);
+  }
+  return input;
+}

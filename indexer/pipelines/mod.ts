@@ -1,0 +1,33 @@
+/**
+ * The ordered list of iterations: the only one. Benches, tests, the walkthrough and the
+ * documentation read it.
+ *
+ * @module
+ */
+
+import { e00 } from "./e00_reference.ts";
+import { e01 } from "./e01_baseline.ts";
+import type { Pipeline } from "./pipeline.ts";
+
+/** Every iteration, in the order in which the story tells them. */
+export const PIPELINES: readonly Pipeline[] = [e00, e01];
+
+/** The pipeline that an index uses if none is named: the last one on the GPU. */
+export const DEFAULT_PIPELINE: Pipeline = PIPELINES.findLast((pipeline) => pipeline.runsOn === "gpu")!;
+
+/**
+ * Finds a pipeline.
+ *
+ * @throws {RangeError} for an unknown id; names the known ones
+ */
+export function pipelineById(id: string): Pipeline {
+  const found = PIPELINES.find((pipeline) => pipeline.id === id);
+  if (!found) {
+    throw new RangeError(
+      `Cannot find a pipeline as its id must be one of ${PIPELINES.map((p) => p.id).join(", ")}: id is ${
+        JSON.stringify(id)
+      }`,
+    );
+  }
+  return found;
+}

@@ -1,0 +1,89 @@
+/**
+ * The interface of an iteration: how one layer's codes are kept and how a step runs on them.
+ *
+ * @module
+ */
+
+import type { GpuInput } from "../../kernels/gpu/buffers.ts";
+import type { Gpu } from "../../kernels/gpu/device.ts";
+import type { RowShape } from "../../kernels/shape.ts";
+import type { Capacity, ResolvedConfig } from "../config.ts";
+import type { Codebook } from "../reference.ts";
+import type { Selection, SelectionOutput } from "../selection.ts";
+
+/** One iteration of the optimization story. */
+export interface Pipeline {
+  /** "e00", "e01" … */
+  readonly id: string;
+  /** One or two words. */
+  readonly title: string;
+  /** What changed from the predecessor, in one line. */
+  readonly change: string;
+  /** Where its stages run. */
+  readonly runsOn: "cpu" | "gpu";
+  /**
+   * Prepares a layer: compiles what it needs.
+   *
+   * @param gpu given if and only if `runsOn` is "gpu"
+   */
+  create(context: LayerContext): Promise<Layer>;
+}
+
+/** What a layer is made from. */
+export interface LayerContext {
+  /** The index's config. */
+  readonly config: ResolvedConfig;
+  /** Whether dense weights are written. */
+  readonly weights: boolean;
+  /** The device; undefined for pipelines on the CPU. */
+  readonly gpu: Gpu | undefined;
+}
+
+/** One step as the index asks for it. Already validated. */
+export interface LayerStep {
+  /** Coded tokens after the step. */
+  readonly nCoded: number;
+  /** Keys to code: the last nNew coded tokens. */
+  readonly nNew: number;
+  /** Position among the new keys of the first one to code. */
+  readonly firstNewKey: number;
+  /** New keys per (batch, KV head) in `newKeys`. */
+  readonly nNewKeys: number;
+  /** First coded token. */
+  readonly initOffset: number;
+  /** Query rows; none to append only. */
+  readonly rows: readonly RowShape[];
+  /** f32 `[B, H, rows, D]`; there if and only if there are rows. */
+  readonly query?: Float32Array | GpuInput;
+  /** f32 `[B, Hkv, t, D]`; there if nNew > 0. */
+  readonly newKeys?: Float32Array | GpuInput;
+  /** Where the result goes; default: the layer's own buffers. */
+  readonly out?: SelectionOutput;
+}
+
+/** A compute pass, or a way to get one per operation (which the layer then ends), to time each. */
+export type PassTarget = GPUComputePassEncoder | ((operation: string) => GPUComputePassEncoder);
+
+/** State and execution of one layer in one pipeline. */
+export interface Layer {
+  /** Operations of a step that selects, in order. */
+  readonly operations: readonly string[];
+  /** Most bytes of new keys that one step may bring. */
+  readonly maxKeyBytes: number;
+  /** Grows buffers to this capacity and keeps the first `nCoded` codes; nothing changes if it throws. */
+  reserve(capacity: Capacity, nCoded: number): Promise<void>;
+  /** Takes centroids (copied). */
+  setCodebook(codebook: Codebook): void;
+  /** Takes codes of the first n coded tokens, u8 `[B, Hkv, M, n]` (copied). */
+  importCodes(codes: Uint8Array, n: number): void;
+  /** The codes of the first n coded tokens, u8 `[B, Hkv, M, n]`. */
+  exportCodes(n: number): Promise<Uint8Array>;
+  /** Runs a step: uploads, one submit, no wait. Returns a selection if and only if there are rows. */
+  run(step: LayerStep): Promise<Selection | undefined>;
+  /** Encodes a step without submitting it; inputs are GPU buffers. */
+  record(target: PassTarget, step: LayerStep): Selection | undefined;
+  /** Dispatches that a step takes. */
+  dispatches(step: LayerStep): number;
+  /** Frees what the layer owns. */
+  destroy(): void;
+}

@@ -1,0 +1,102 @@
+/**
+ * What a step returns: lists of tokens, as GPU buffers and, on demand, on the host.
+ *
+ * @module
+ */
+
+import type { GpuInput, ResolvedInput } from "../kernels/gpu/buffers.ts";
+import type { LayerShape } from "../kernels/shape.ts";
+
+/** A selection on the host. */
+export interface SelectionData {
+  /** u32 `[B, H, rows, listStride]`: tokens, ascending. Entries past a list's length mean nothing. */
+  readonly indices: Uint32Array;
+  /** u32 `[B, H, rows]`: tokens per list. */
+  readonly lengths: Uint32Array;
+  /** f32 `[B, H, rows, weightStride]`: 1 exactly at listed tokens, else 0; if weights were asked for. */
+  readonly weights?: Float32Array;
+  /** Entries from one list to the next in `indices`. */
+  readonly listStride: number;
+  /** Entries from one list to the next in `weights`. */
+  readonly weightStride: number;
+}
+
+/** Buffers of the caller's that receive a selection. They stay the caller's. */
+export interface SelectionOutput {
+  /** Room for u32 `[B, H, rows, listStride]`. */
+  readonly indices: GpuInput;
+  /** Room for u32 `[B, H, rows]`. */
+  readonly lengths: GpuInput;
+  /** Room for f32 `[B, H, rows, weightStride]`; needed if the index writes weights. */
+  readonly weights?: GpuInput;
+  /** Entries from one list to the next in `indices`; at least the longest list. */
+  readonly listStride: number;
+  /** Entries from one list to the next in `weights`; at least the number of tokens. */
+  readonly weightStride?: number;
+}
+
+/** The GPU buffers of a selection. */
+export interface SelectionBuffers {
+  /** u32 `[B, H, rows, listStride]` */
+  readonly indices: ResolvedInput;
+  /** u32 `[B, H, rows]` */
+  readonly lengths: ResolvedInput;
+  /** f32 `[B, H, rows, weightStride]` */
+  readonly weights?: ResolvedInput;
+}
+
+/**
+ * The result of a step. It stays valid until the index's next call, unless it went to buffers of
+ * the caller's.
+ */
+export class Selection {
+  /** B. */
+  readonly batch: number;
+  /** Hout: lists per batch and row; H, as every query head has its own. */
+  readonly heads: number;
+  /** Query rows. */
+  readonly rows: number;
+  /** Entries from one list to the next in `indices`. */
+  readonly listStride: number;
+  /** Entries from one list to the next in `weights`. */
+  readonly weightStride: number;
+  /** Where the result lies on the GPU; undefined for a pipeline that runs on the CPU. */
+  readonly buffers: SelectionBuffers | undefined;
+  readonly #read: () => Promise<SelectionData>;
+
+  /** Not for callers: pipelines make selections. */
+  constructor(
+    shape: LayerShape,
+    rows: number,
+    strides: { readonly listStride: number; readonly weightStride: number },
+    buffers: SelectionBuffers | undefined,
+    read: () => Promise<SelectionData>,
+  ) {
+    this.batch = shape.batch;
+    this.heads = shape.heads;
+    this.rows = rows;
+    this.listStride = strides.listStride;
+    this.weightStride = strides.weightStride;
+    this.buffers = buffers;
+    this.#read = read;
+  }
+
+  /**
+   * Copies the selection to the host; waits for the GPU.
+   *
+   * @throws {RangeError} if a later call of the index has replaced it
+   */
+  read(): Promise<SelectionData> {
+    return this.#read();
+  }
+}
+
+/**
+ * One list out of a selection on the host.
+ *
+ * @param list (b · H + h) · rows + r
+ * @returns tokens, ascending; a view, not a copy
+ */
+export function listOf(data: SelectionData, list: number): Uint32Array {
+  return data.indices.subarray(list * data.listStride, list * data.listStride + data.lengths[list]);
+}

@@ -1,0 +1,81 @@
+/**
+ * GPU time from timestamp queries: one pair per compute pass. A whole step in one pass gives the
+ * step's GPU time; a pass per dispatch gives each dispatch's share.
+ *
+ * @module
+ */
+
+import type { Gpu } from "./device.ts";
+import type { OwnedBuffer } from "./buffers.ts";
+
+/** Measures up to `capacity` passes between two calls of {@linkcode PassTimer.read}. The caller frees it. */
+export class PassTimer {
+  readonly #gpu: Gpu;
+  readonly #queries: GPUQuerySet;
+  readonly #resolved: OwnedBuffer;
+  readonly #labels: string[] = [];
+  readonly #capacity: number;
+
+  private constructor(gpu: Gpu, queries: GPUQuerySet, resolved: OwnedBuffer, capacity: number) {
+    this.#gpu = gpu;
+    this.#queries = queries;
+    this.#resolved = resolved;
+    this.#capacity = capacity;
+  }
+
+  /** A timer, or undefined where the device has no "timestamp-query". */
+  static async create(gpu: Gpu, capacity: number): Promise<PassTimer | undefined> {
+    if (!gpu.features.has("timestamp-query")) return undefined;
+    const resolved = await gpu.allocate(
+      "timestamps",
+      capacity * 16,
+      GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC,
+    );
+    const queries = gpu.device.createQuerySet({ label: "timestamps", type: "timestamp", count: capacity * 2 });
+    return new PassTimer(gpu, queries, resolved, capacity);
+  }
+
+  /**
+   * Begins a timed compute pass. The caller ends it.
+   *
+   * @throws {RangeError} if `capacity` passes were begun already
+   */
+  beginPass(encoder: GPUCommandEncoder, label: string): GPUComputePassEncoder {
+    const ix = this.#labels.length;
+    if (ix >= this.#capacity) {
+      throw new RangeError(`Cannot time pass ${label} as at most ${this.#capacity} are timed at once: read() first`);
+    }
+    this.#labels.push(label);
+    return encoder.beginComputePass({
+      label,
+      timestampWrites: {
+        querySet: this.#queries,
+        beginningOfPassWriteIndex: 2 * ix,
+        endOfPassWriteIndex: 2 * ix + 1,
+      },
+    });
+  }
+
+  /** GPU time of every pass since the last call, in µs and in order; waits for the GPU. */
+  async read(): Promise<{ label: string; us: number }[]> {
+    const labels = this.#labels.splice(0);
+    if (labels.length === 0) return [];
+    await this.#gpu.submit("resolve timestamps", (encoder) => {
+      encoder.resolveQuerySet(this.#queries, 0, labels.length * 2, this.#resolved.buffer, 0);
+    });
+    const [bytes] = await this.#gpu.read([{ buffer: this.#resolved.buffer, bytes: labels.length * 16 }]);
+    const ns = new BigUint64Array(bytes);
+    return labels.map((label, ix) => ({ label, us: Number(ns[2 * ix + 1] - ns[2 * ix]) / 1e3 }));
+  }
+
+  /** Frees the queries. */
+  destroy(): void {
+    this.#queries.destroy();
+    this.#resolved.destroy();
+  }
+
+  /** Same as {@linkcode PassTimer.destroy}, for `using`. */
+  [Symbol.dispose](): void {
+    this.destroy();
+  }
+}

@@ -1,0 +1,656 @@
+// Generated from the .wgsl files by `deno task generate`: edit those, not this.
+// deno-fmt-ignore-file
+
+/** WGSL texts by path below `kernels/`. */
+export const WGSL_FILES: Readonly<Record<string, string>> = {
+  "layer/layer.wgsl": `// The shape of the layer, the step's Params, and how workgroups and lists are numbered.
+// First part of every kernel of a step.
+//
+// A "list" is one (batch, query head, row): list_ix = (b * HEADS + h) * n_rows + r.
+// A "kv" is one (batch, KV head): kv = b * KV_HEADS + h_kv.
+
+override BATCH: u32;
+override HEADS: u32;
+override KV_HEADS: u32;
+override SUBVECTORS: u32;      // M
+override CENTROIDS: u32;       // C
+override SUB_WIDTH: u32;       // d = D / M
+override CENTROID_WIDTH: u32;  // columns of a centroid: d, or d + 1 for metric "ip"
+
+const MAX_ROWS = 64u;
+
+// What one query row asks for, already resolved by the host: plain ranges, no rules.
+struct Row {
+  n_tokens: u32,      // tokens that the row sees
+  n_sink: u32,        // tokens 0 .. n_sink are listed
+  n_heavy: u32,       // so many candidates are picked; there are at least as many
+  window_begin: u32,  // tokens window_begin .. n_tokens are listed
+  cand_begin: u32,    // candidates cand_begin .. cand_end, counted in coded tokens
+  cand_end: u32,
+  list_length: u32,
+  unused: u32,
+}
+
+struct Params {
+  n_coded: u32,        // coded tokens, the new ones included; coded token i is token init_offset + i
+  n_new: u32,          // keys coded in this step: the last n_new coded tokens
+  first_new_key: u32,  // position among the step's new keys of the first coded one
+  n_new_keys: u32,     // new keys per kv in the key input
+  init_offset: u32,
+  coded_stride: u32,   // rows of codes and scores start at multiples of this
+  heavy_stride: u32,   // rows of heavy tokens
+  list_stride: u32,    // rows of indices
+  weight_stride: u32,  // rows of weights
+  n_rows: u32,
+  @align(16) rows: array<Row, MAX_ROWS>,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+
+// Workgroups form one line, folded into y where it is longer than 65,535.
+fn job_ix(workgroup_id: vec3u, num_workgroups: vec3u) -> u32 {
+  return workgroup_id.y * num_workgroups.x + workgroup_id.x;
+}
+
+fn n_lists() -> u32 {
+  return BATCH * HEADS * params.n_rows;
+}
+
+fn kv_of_list(list_ix: u32) -> u32 {
+  let query_head = list_ix / params.n_rows;
+  return (query_head / HEADS) * KV_HEADS + (query_head % HEADS) / (HEADS / KV_HEADS);
+}
+`,
+  "list/concat.wgsl": `// concat: unsorted[l, :] = [sink | heavy | window]; lengths[l] = how many.
+// Stage: list (e01). A short sequence lists everything: its row has n_sink = n_tokens.
+//
+// heavy:    u32[B, H, rows, heavy_stride]
+// unsorted: u32[B, H, rows, list_stride]
+// lengths:  u32[B, H, rows]
+//
+// One invocation owns one position of a list; a workgroup owns WG neighbouring ones.
+
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read> heavy: array<u32>;
+@group(0) @binding(2) var<storage, read_write> unsorted: array<u32>;
+@group(0) @binding(3) var<storage, read_write> lengths: array<u32>;
+
+@compute @workgroup_size(WG)
+fn concat(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups) * WG + lane;
+  if (ix < n_lists() * params.list_stride) {
+    let j = ix % params.list_stride;
+    let list_ix = ix / params.list_stride;
+    let r = list_ix % params.n_rows;
+    let n_sink = params.rows[r].n_sink;
+    let n_before_window = n_sink + params.rows[r].n_heavy;
+    let length = params.rows[r].list_length;
+    if (j == 0u) { lengths[list_ix] = length; }
+    if (j < length) {
+      var token = j;
+      if (j >= n_before_window) {
+        token = params.rows[r].window_begin + j - n_before_window;
+      } else if (j >= n_sink) {
+        token = heavy[list_ix * params.heavy_stride + j - n_sink];
+      }
+      unsorted[ix] = token;
+    }
+  }
+}
+`,
+  "list/offset.wgsl": `// offset: heavy[l, j] = topk_ix[l, j] + init_offset: from positions among coded tokens to tokens.
+// Stage: list (e01).
+//
+// topk_ix: u32[B, H, rows, heavy_stride]
+// heavy:   u32[B, H, rows, heavy_stride]
+//
+// One invocation owns one element; a workgroup owns WG neighbouring ones.
+
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read> topk_ix: array<u32>;
+@group(0) @binding(2) var<storage, read_write> heavy: array<u32>;
+
+@compute @workgroup_size(WG)
+fn offset(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups) * WG + lane;
+  if (ix < n_lists() * params.heavy_stride) {
+    let j = ix % params.heavy_stride;
+    let list_ix = ix / params.heavy_stride;
+    if (j < params.rows[list_ix % params.n_rows].n_heavy) {
+      heavy[ix] = topk_ix[ix] + params.init_offset;
+    }
+  }
+}
+`,
+  "list/scatter.wgsl": `// scatter: weights[l, indices[l, j]] = 1.
+// Stage: weights (e01), after zeros.
+//
+// indices: u32[B, H, rows, list_stride]
+// weights: f32[B, H, rows, weight_stride]
+//
+// One invocation owns one position of a list; a workgroup owns WG neighbouring ones.
+
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read> indices: array<u32>;
+@group(0) @binding(2) var<storage, read_write> weights: array<f32>;
+
+@compute @workgroup_size(WG)
+fn scatter(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups) * WG + lane;
+  if (ix < n_lists() * params.list_stride) {
+    let j = ix % params.list_stride;
+    let list_ix = ix / params.list_stride;
+    if (j < params.rows[list_ix % params.n_rows].list_length) {
+      weights[list_ix * params.weight_stride + indices[ix]] = 1.0;
+    }
+  }
+}
+`,
+  "list/sort.wgsl": `// sort: indices[l, :] = unsorted[l, :] in ascending order.
+// Stage: list (e01).
+//
+// unsorted: u32[B, H, rows, list_stride]
+// indices:  u32[B, H, rows, list_stride]
+//
+// One workgroup owns one list and sorts it in place, through storage, with a bitonic network.
+
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read> unsorted: array<u32>;
+@group(0) @binding(2) var<storage, read_write> indices: array<u32>;
+
+fn put_lower_first(at: u32, pair: vec2u, n: u32) {
+  if (pair.y < n) {
+    let a = indices[at + pair.x];
+    let b = indices[at + pair.y];
+    if (b < a) {
+      indices[at + pair.x] = b;
+      indices[at + pair.y] = a;
+    }
+  }
+}
+
+@compute @workgroup_size(WG)
+fn sort(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let list_ix = job_ix(workgroup_id, num_workgroups);
+  let length = params.rows[list_ix % params.n_rows].list_length;
+  if (list_ix < n_lists() && length > 0u) {
+    let at = list_ix * params.list_stride;
+    for (var j = lane; j < length; j += WG) {
+      indices[at + j] = unsorted[at + j];
+    }
+    storageBarrier();
+
+    let n_pairs = power_of_two(length) / 2u;
+    for (var block = 2u; block <= 2u * n_pairs; block *= 2u) {
+      for (var t = lane; t < n_pairs; t += WG) {
+        put_lower_first(at, flip_pair(t, block), length);
+      }
+      storageBarrier();
+      for (var gap = block / 4u; gap > 0u; gap /= 2u) {
+        for (var t = lane; t < n_pairs; t += WG) {
+          put_lower_first(at, gap_pair(t, gap), length);
+        }
+        storageBarrier();
+      }
+    }
+  }
+}
+`,
+  "list/zeros.wgsl": `// zeros: weights[l, :] = 0, the whole row.
+// Stage: weights (e01).
+//
+// weights: f32[B, H, rows, weight_stride]
+//
+// One invocation owns one weight; a workgroup owns WG neighbouring ones.
+
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read_write> weights: array<f32>;
+
+@compute @workgroup_size(WG)
+fn zeros(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups) * WG + lane;
+  if (ix < n_lists() * params.weight_stride) {
+    weights[ix] = 0.0;
+  }
+}
+`,
+  "quantize/assign.wgsl": `// assign: code[kv, m, i] = argmin over c of sum_j (x[j] - centroid[kv, m, c, j])^2, lowest c on a tie.
+// Stage: quantize new keys (e01).
+//
+// new_keys:  f32[B, Hkv, n_new_keys, D]
+// centroids: f32[B, Hkv, M, C, CENTROID_WIDTH]
+// phi:       f32[B, Hkv, M], metric "ip" only
+// codes:     u32[B, Hkv, M, coded_stride], one code per word
+//
+// One invocation owns one (kv, m, new key); a workgroup owns WG neighbouring ones.
+// Source: product quantization, Jegou, Douze, Schmid 2011; the "ip" column: Shrivastava, Li 2014.
+
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read> new_keys: array<f32>;
+@group(0) @binding(2) var<storage, read> centroids: array<f32>;
+@group(0) @binding(3) var<storage, read> phi: array<f32>;
+@group(0) @binding(4) var<storage, read_write> codes: array<u32>;
+
+fn nearest_centroid(kv: u32, m: u32, key_at: u32) -> u32 {
+  let group = kv * SUBVECTORS + m;
+  var last_column = 0.0;
+  if (CENTROID_WIDTH > SUB_WIDTH) {
+    var squared_norm = 0.0;
+    for (var j = 0u; j < SUB_WIDTH; j++) {
+      let x = new_keys[key_at + j];
+      squared_norm = fma(x, x, squared_norm);
+    }
+    last_column = augmented_column(phi[group], squared_norm);
+  }
+  var best = 0u;
+  var best_bits = NO_DISTANCE;
+  for (var c = 0u; c < CENTROIDS; c++) {
+    let centroid_at = (group * CENTROIDS + c) * CENTROID_WIDTH;
+    var distance = 0.0;
+    for (var j = 0u; j < SUB_WIDTH; j++) {
+      distance = add_squared_difference(distance, new_keys[key_at + j], centroids[centroid_at + j]);
+    }
+    if (CENTROID_WIDTH > SUB_WIDTH) {
+      distance = add_squared_difference(distance, last_column, centroids[centroid_at + SUB_WIDTH]);
+    }
+    if (is_nearer(distance, best_bits)) {
+      best = c;
+      best_bits = bitcast<u32>(distance);
+    }
+  }
+  return best;
+}
+
+@compute @workgroup_size(WG)
+fn assign(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups) * WG + lane;
+  if (ix < BATCH * KV_HEADS * SUBVECTORS * params.n_new) {
+    let i = ix % params.n_new;
+    let group = ix / params.n_new;
+    let kv = group / SUBVECTORS;
+    let m = group % SUBVECTORS;
+    let key_ix = kv * params.n_new_keys + params.first_new_key + i;
+    let code = nearest_centroid(kv, m, (key_ix * SUBVECTORS + m) * SUB_WIDTH);
+
+    codes[group * params.coded_stride + params.n_coded - params.n_new + i] = code;
+  }
+}
+`,
+  "quantize/nearest.wgsl": `// Shared part of every kernel that codes keys. All GPU pipelines use these functions and walk the
+// columns and the centroids upwards, so they agree on every code to the byte.
+//
+// The squared distance is summed as (x - c)^2 column by column, never in the expanded form
+// |x|^2 - 2xc + |c|^2, which cancels badly where key and centroid are close.
+
+fn add_squared_difference(sum: f32, x: f32, c: f32) -> f32 {
+  let t = x - c;
+  return fma(t, t, sum);
+}
+
+// The column that metric "ip" appends to a subvector: sqrt(max(phi - |x|^2, 0)).
+fn augmented_column(phi: f32, squared_norm: f32) -> f32 {
+  return sqrt(max(phi - squared_norm, 0.0));
+}
+
+// Nothing was nearer yet: one above +inf, so that an infinite distance still wins over none.
+const NO_DISTANCE = 0x7f800001u;
+
+// Distances are >= 0, so their bits order as they do; NaN bits are larger than NO_DISTANCE or equal
+// to it, so a NaN never wins. (Comparing as f32 would not do: compilers fold NaN tests away.)
+fn is_nearer(distance: f32, best_bits: u32) -> bool {
+  return bitcast<u32>(distance) < best_bits;
+}
+`,
+  "score/dot.wgsl": `// Shared part of every kernel that fills the lookup table. All GPU pipelines start at 0 and walk
+// the columns upwards with this step, so they agree on every entry to the byte.
+
+fn add_product(sum: f32, q: f32, c: f32) -> f32 {
+  return fma(q, c, sum);
+}
+`,
+  "score/gather.wgsl": `// gather: gathered[l, m, i] = lut[l, m, code[kv(l), m, i]].
+// Stage: score (e01).
+//
+// lut:      f32[B, H, rows, M, C]
+// codes:    u32[B, Hkv, M, coded_stride], one code per word
+// gathered: f32[B, H, rows, M, coded_stride]
+//
+// One invocation owns one element; a workgroup owns WG neighbouring ones.
+
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read> lut: array<f32>;
+@group(0) @binding(2) var<storage, read> codes: array<u32>;
+@group(0) @binding(3) var<storage, read_write> gathered: array<f32>;
+
+@compute @workgroup_size(WG)
+fn gather(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups) * WG + lane;
+  if (ix < n_lists() * SUBVECTORS * params.n_coded) {
+    let i = ix % params.n_coded;
+    let table_row = ix / params.n_coded;
+    let m = table_row % SUBVECTORS;
+    let kv = kv_of_list(table_row / SUBVECTORS);
+
+    let code = codes[(kv * SUBVECTORS + m) * params.coded_stride + i];
+
+    gathered[table_row * params.coded_stride + i] = lut[table_row * CENTROIDS + code];
+  }
+}
+`,
+  "score/sum.wgsl": `// sum: score[l, i] = sum over m of gathered[l, m, i], m ascending.
+// Stage: score (e01). No 1/sqrt(D) and no softmax: they would not change the order.
+//
+// gathered: f32[B, H, rows, M, coded_stride]
+// scores:   f32[B, H, rows, coded_stride]
+//
+// One invocation owns one score; a workgroup owns WG neighbouring ones.
+
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read> gathered: array<f32>;
+@group(0) @binding(2) var<storage, read_write> scores: array<f32>;
+
+@compute @workgroup_size(WG)
+fn sum(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups) * WG + lane;
+  if (ix < n_lists() * params.n_coded) {
+    let i = ix % params.n_coded;
+    let list_ix = ix / params.n_coded;
+
+    var score = gathered[list_ix * SUBVECTORS * params.coded_stride + i];
+    for (var m = 1u; m < SUBVECTORS; m++) {
+      score += gathered[(list_ix * SUBVECTORS + m) * params.coded_stride + i];
+    }
+
+    scores[list_ix * params.coded_stride + i] = score;
+  }
+}
+`,
+  "score/table.wgsl": `// table: lut[l, m, c] = q[l, m, :] . centroid[kv(l), m, c, :], the first d columns.
+// Stage: score (e01).
+//
+// query:     f32[B, H, rows, D]
+// centroids: f32[B, Hkv, M, C, CENTROID_WIDTH]
+// lut:       f32[B, H, rows, M, C]
+//
+// One invocation owns one entry; a workgroup owns WG neighbouring ones.
+
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read> query: array<f32>;
+@group(0) @binding(2) var<storage, read> centroids: array<f32>;
+@group(0) @binding(3) var<storage, read_write> lut: array<f32>;
+
+@compute @workgroup_size(WG)
+fn table(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups) * WG + lane;
+  if (ix < n_lists() * SUBVECTORS * CENTROIDS) {
+    let c = ix % CENTROIDS;
+    let m = ix / CENTROIDS % SUBVECTORS;
+    let list_ix = ix / (CENTROIDS * SUBVECTORS);
+    let query_at = (list_ix * SUBVECTORS + m) * SUB_WIDTH;
+    let centroid_at = ((kv_of_list(list_ix) * SUBVECTORS + m) * CENTROIDS + c) * CENTROID_WIDTH;
+
+    var sum = 0.0;
+    for (var j = 0u; j < SUB_WIDTH; j++) {
+      sum = add_product(sum, query[query_at + j], centroids[centroid_at + j]);
+    }
+
+    lut[ix] = sum;
+  }
+}
+`,
+  "topk/bitonic.wgsl": `// Shared part of every kernel that sorts with one workgroup: the comparators of a bitonic network
+// in its normalized form, where the smaller element always goes to the lower position. Positions
+// from n on then never move, so no padding is needed: a comparator that reaches past n is skipped.
+// Source: Batcher 1968; the normalized form: Knuth, The Art of Computer Programming 3, 5.3.4.
+//
+// for (block = 2; block < 2n; block *= 2)       one merge of sorted halves
+//   flip_pair(t, block) for t in 0 .. n'/2      then, for (gap = block / 4; gap > 0; gap /= 2):
+//   gap_pair(t, gap)    for t in 0 .. n'/2      where n' is n rounded up to a power of two
+
+fn flip_pair(t: u32, block: u32) -> vec2u {
+  let half = block / 2u;
+  let first = t / half * block;
+  let offset = t % half;
+  return vec2u(first + offset, first + block - 1u - offset);
+}
+
+fn gap_pair(t: u32, gap: u32) -> vec2u {
+  let low = t / gap * 2u * gap + t % gap;
+  return vec2u(low, low + gap);
+}
+
+// n rounded up to a power of two; n is at least 1.
+fn power_of_two(n: u32) -> u32 {
+  return 1u << (32u - countLeadingZeros(n - 1u));
+}
+`,
+  "topk/mask.wgsl": `// mask: rank[l, i] = rank_of(score[l, i]) for candidates, 0 for coded tokens in sink or window.
+// Stage: top-K (e01).
+//
+// scores: f32[B, H, rows, coded_stride]
+// ranks:  u32[B, H, rows, coded_stride]
+//
+// One invocation owns one element; a workgroup owns WG neighbouring ones.
+
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read> scores: array<f32>;
+@group(0) @binding(2) var<storage, read_write> ranks: array<u32>;
+
+@compute @workgroup_size(WG)
+fn mask(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups) * WG + lane;
+  if (ix < n_lists() * params.n_coded) {
+    let i = ix % params.n_coded;
+    let list_ix = ix / params.n_coded;
+    let r = list_ix % params.n_rows;
+    let at = list_ix * params.coded_stride + i;
+
+    let is_candidate = i >= params.rows[r].cand_begin && i < params.rows[r].cand_end;
+
+    ranks[at] = select(NO_CANDIDATE, rank_of(scores[at]), is_candidate);
+  }
+}
+`,
+  "topk/rank.wgsl": `// Shared part of every kernel that compares scores: a rank is a u32 that orders as scores do.
+//
+// 0 is "no candidate", 1 is NaN, then -inf < ... < -0 = +0 < ... < +inf. The bits are tested, not
+// the floats: compilers fold \`x != x\` away, and the usual sortable key would put NaN highest and
+// -0 below +0.
+
+const NO_CANDIDATE = 0u;
+
+fn rank_of(score: f32) -> u32 {
+  let bits = bitcast<u32>(score);
+  let magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) { return 1u; }
+  if (magnitude == 0u) { return 0x80000000u; }
+  return select(bits | 0x80000000u, ~bits, bits > 0x7fffffffu);
+}
+`,
+  "topk/topk.wgsl": `// topk: the n_heavy highest ranks of a list, best first; equal ranks by position, lower first.
+// Stage: top-K (e01). What torch.topk(sorted=True) does, with the tie rule fixed.
+//
+// ranks:      u32[B, H, rows, coded_stride], 0 where there is no candidate
+// topk_ix:    u32[B, H, rows, heavy_stride], position among the coded tokens
+// topk_ranks: u32[B, H, rows, heavy_stride]
+//
+// One workgroup owns one list. 1. Radix select, 8 bits at a time from the top, finds the lowest
+// rank that is taken and how many of that rank. 2. An ordered compaction keeps them by position.
+// 3. A bitonic sort in place, through storage, puts the best first.
+// Precondition: at least n_heavy ranks are above 0.
+// Source: radix select as in Alabi, Blanchard, Gordon, Steinbach 2012.
+
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read> ranks: array<u32>;
+@group(0) @binding(2) var<storage, read_write> topk_ix: array<u32>;
+@group(0) @binding(3) var<storage, read_write> topk_ranks: array<u32>;
+
+const N_DIGITS = 256u;
+
+var<workgroup> wg_histogram: array<atomic<u32>, N_DIGITS>;  // 1 KiB
+var<workgroup> wg_scan: array<vec2u, WG>;                   // 8 bytes per invocation
+var<workgroup> wg_chosen: vec2u;                            // prefix so far, ranks still to take
+
+// Narrows the range of the n_heavy-th highest rank by one digit.
+fn narrow(lane: u32, first: u32, shift: u32, prefix: u32, need: u32) -> vec2u {
+  for (var digit = lane; digit < N_DIGITS; digit += WG) {
+    atomicStore(&wg_histogram[digit], 0u);
+  }
+  workgroupBarrier();
+  for (var i = lane; i < params.n_coded; i += WG) {
+    let rank = ranks[first + i];
+    // The digits above this one must be those chosen so far; the topmost has none above it.
+    if (shift == 24u || rank >> (shift + 8u) == prefix >> (shift + 8u)) {
+      atomicAdd(&wg_histogram[(rank >> shift) & 0xffu], 1u);
+    }
+  }
+  workgroupBarrier();
+  if (lane == 0u) {
+    var digit = N_DIGITS - 1u;
+    var left = need;
+    while (digit > 0u && atomicLoad(&wg_histogram[digit]) < left) {
+      left -= atomicLoad(&wg_histogram[digit]);
+      digit -= 1u;
+    }
+    wg_chosen = vec2u(prefix | (digit << shift), left);
+  }
+  return workgroupUniformLoad(&wg_chosen);
+}
+
+// Inclusive prefix sums over the workgroup (Hillis, Steele 1986).
+fn scan_inclusive(lane: u32, value: vec2u) -> vec2u {
+  wg_scan[lane] = value;
+  workgroupBarrier();
+  for (var step = 1u; step < WG; step *= 2u) {
+    var sum = wg_scan[lane];
+    if (lane >= step) { sum += wg_scan[lane - step]; }
+    workgroupBarrier();
+    wg_scan[lane] = sum;
+    workgroupBarrier();
+  }
+  return wg_scan[lane];
+}
+
+fn put_better_first(at: u32, pair: vec2u, n: u32) {
+  if (pair.y < n) {
+    let a = at + pair.x;
+    let b = at + pair.y;
+    let rank_a = topk_ranks[a];
+    let rank_b = topk_ranks[b];
+    let ix_a = topk_ix[a];
+    let ix_b = topk_ix[b];
+    if (rank_b > rank_a || (rank_b == rank_a && ix_b < ix_a)) {
+      topk_ranks[a] = rank_b;
+      topk_ranks[b] = rank_a;
+      topk_ix[a] = ix_b;
+      topk_ix[b] = ix_a;
+    }
+  }
+}
+
+@compute @workgroup_size(WG)
+fn topk(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let list_ix = job_ix(workgroup_id, num_workgroups);
+  let n_heavy = params.rows[list_ix % params.n_rows].n_heavy;
+  if (list_ix < n_lists() && n_heavy > 0u) {
+    let first = list_ix * params.coded_stride;
+    let out = list_ix * params.heavy_stride;
+
+    var threshold = 0u;
+    var need = n_heavy;
+    for (var shift = 24i; shift >= 0i; shift -= 8i) {
+      let chosen = narrow(lane, first, u32(shift), threshold, need);
+      threshold = chosen.x;
+      need = chosen.y;
+    }
+
+    // (ranks above the threshold, ranks equal to it) in the tiles before this one.
+    var before = vec2u(0u);
+    for (var tile = 0u; tile < params.n_coded; tile += WG) {
+      let i = tile + lane;
+      var rank = NO_CANDIDATE;
+      if (i < params.n_coded) { rank = ranks[first + i]; }
+      let flags = vec2u(u32(rank > threshold), u32(rank == threshold));
+      let upto = before + scan_inclusive(lane, flags);
+      if (flags.x == 1u || (flags.y == 1u && upto.y <= need)) {
+        let slot = out + upto.x + min(upto.y, need) - 1u;
+        topk_ix[slot] = i;
+        topk_ranks[slot] = rank;
+      }
+      if (lane == WG - 1u) { wg_chosen = upto; }
+      before = workgroupUniformLoad(&wg_chosen);
+    }
+
+    storageBarrier();
+    let n_pairs = power_of_two(n_heavy) / 2u;
+    for (var block = 2u; block <= 2u * n_pairs; block *= 2u) {
+      for (var t = lane; t < n_pairs; t += WG) {
+        put_better_first(out, flip_pair(t, block), n_heavy);
+      }
+      storageBarrier();
+      for (var gap = block / 4u; gap > 0u; gap /= 2u) {
+        for (var t = lane; t < n_pairs; t += WG) {
+          put_better_first(out, gap_pair(t, gap), n_heavy);
+        }
+        storageBarrier();
+      }
+    }
+  }
+}
+`,
+};

@@ -1,0 +1,48 @@
+/**
+ * Which cached tokens should a query attend to? PQ indexing of a KV cache on WebGPU: quantize new
+ * keys, score all keys through the codebook, keep the top K, build the list `[sink | heavy | window]`.
+ *
+ * @module
+ */
+
+export { type Codebook, referenceCodes, referenceSelect, type ReferenceSelection } from "./indexer/reference.ts";
+export {
+  type Metric,
+  type Pooling,
+  type PqConfig,
+  resolveConfig,
+  type ResolvedConfig,
+  type Size,
+} from "./indexer/config.ts";
+export { trainCodebook, type TrainOptions } from "./indexer/kmeans.ts";
+export {
+  type AppendOptions,
+  type CodebookInput,
+  PqIndexer,
+  type PqIndexerOptions,
+  type RecordOptions,
+  type SelectOptions,
+  type StepOptions,
+} from "./indexer/pq_indexer.ts";
+export {
+  listOf,
+  Selection,
+  type SelectionBuffers,
+  type SelectionData,
+  type SelectionOutput,
+} from "./indexer/selection.ts";
+export { DEFAULT_PIPELINE, pipelineById, PIPELINES } from "./indexer/pipelines/mod.ts";
+export type { Layer, LayerContext, LayerStep, PassTarget, Pipeline } from "./indexer/pipelines/pipeline.ts";
+export type { Capacity } from "./indexer/config.ts";
+export { Gpu, type GpuInfo, type GpuOptions, type GpuRange } from "./kernels/gpu/device.ts";
+export { type GpuInput, OwnedBuffer, type ResolvedInput } from "./kernels/gpu/buffers.ts";
+export { PassTimer } from "./kernels/gpu/timing.ts";
+export {
+  GpuDeviceLostError,
+  GpuError,
+  GpuOutOfMemoryError,
+  GpuShaderError,
+  GpuUnavailableError,
+  GpuValidationError,
+} from "./kernels/gpu/errors.ts";
+export type { LayerShape, RowShape } from "./kernels/shape.ts";
