@@ -1,0 +1,112 @@
+/**
+ * Attention captures: the last queries of a context with all of its keys and values.
+ *
+ * A capture is a safetensors file with `query` `[H, T, D]`, `key` `[Hkv, N, D]` and `value` `[Hkv, N, D]`,
+ * after RoPE, any float dtype. Query t of T is position N − T + t and may attend keys 0 … N − T + t, so
+ * a capture replays T decode steps.
+ *
+ * @module
+ */
+
+import { fileURLToPath } from "node:url";
+import { Safetensors } from "./safetensors.ts";
+
+/** The capture that comes with the project; see `data/README.md`. */
+export const BUNDLED_CAPTURE: URL = new URL("data/attention_layer3.safetensors", import.meta.url);
+
+/** A capture in memory. */
+export interface Capture {
+  /** H. */
+  readonly heads: number;
+  /** Hkv. */
+  readonly kvHeads: number;
+  /** D. */
+  readonly headWidth: number;
+  /** N: all tokens. */
+  readonly tokens: number;
+  /** T: queries, and so decode steps. */
+  readonly steps: number;
+  /** f32 `[H, T, D]` */
+  readonly query: Float32Array;
+  /** f32 `[Hkv, N, D]` */
+  readonly key: Float32Array;
+  /** What the file says of itself. */
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+/** A file that is no capture. */
+export class CaptureError extends Error {
+  override name = "CaptureError";
+}
+
+/**
+ * Loads a capture's queries and keys.
+ *
+ * @throws {CaptureError} if tensors are missing or their shapes do not fit together, or hold NaN or ±inf
+ * @throws {SafetensorsError} if the file is broken
+ */
+export async function loadCapture(path: string | URL): Promise<Capture> {
+  const name = path instanceof URL ? fileURLToPath(path) : path;
+  using file = await Safetensors.open(name);
+  const refuse = (why: string): never => {
+    throw new CaptureError(
+      `Cannot use ${name} as a capture: ${why}. A capture holds query [H, T, D], key [Hkv, N, D] and value [Hkv, N, D]`,
+    );
+  };
+  for (const tensor of ["query", "key", "value"]) {
+    if (!file.tensors.has(tensor)) {
+      refuse(`it has no tensor ${tensor} (it has ${[...file.tensors.keys()].slice(0, 8).join(", ") || "none"})`);
+    }
+    const { dtype, shape } = file.info(tensor);
+    if (!["F64", "F32", "F16", "BF16"].includes(dtype)) refuse(`${tensor} has dtype ${dtype}`);
+    if (shape.length !== 3 || shape.includes(0)) refuse(`${tensor} has shape [${shape.join(", ")}]`);
+  }
+  const [heads, steps, headWidth] = file.info("query").shape;
+  const [kvHeads, tokens, keyWidth] = file.info("key").shape;
+  if (keyWidth !== headWidth) refuse(`query has head width ${headWidth}, key has ${keyWidth}`);
+  if (file.info("value").shape.join() !== file.info("key").shape.join()) {
+    refuse(`value has shape [${file.info("value").shape.join(", ")}], key has [${file.info("key").shape.join(", ")}]`);
+  }
+  if (heads % kvHeads !== 0) refuse(`${heads} query heads cannot share ${kvHeads} KV heads evenly`);
+  if (steps > tokens) refuse(`${steps} queries are more than ${tokens} keys`);
+
+  const query = await file.readFloat32("query");
+  const key = await readRows(file, "key", tokens * headWidth);
+  for (const [tensor, values] of [["query", query], ["key", key]] as const) {
+    const at = values.findIndex((value) => !Number.isFinite(value));
+    if (at >= 0) refuse(`${tensor} holds ${values[at]} at element ${at}`);
+  }
+  return { heads, kvHeads, headWidth, tokens, steps, query, key, metadata: file.metadata };
+}
+
+/** A large tensor, one outer row at a time, so that no more than one row exists twice. */
+async function readRows(file: Safetensors, name: string, rowElements: number): Promise<Float32Array> {
+  const { elements } = file.info(name);
+  const all = new Float32Array(elements);
+  for (let at = 0; at < elements; at += rowElements) {
+    all.set(await file.readFloat32(name, at, Math.min(rowElements, elements - at)), at);
+  }
+  return all;
+}
+
+/** Keys begin … end − 1 of every KV head, f32 `[Hkv, end − begin, D]`. */
+export function keysOf(capture: Capture, begin: number, end: number): Float32Array {
+  const { kvHeads, tokens, headWidth, key } = capture;
+  const keys = new Float32Array(kvHeads * (end - begin) * headWidth);
+  for (let kv = 0; kv < kvHeads; kv++) {
+    const from = (kv * tokens + begin) * headWidth;
+    keys.set(key.subarray(from, from + (end - begin) * headWidth), kv * (end - begin) * headWidth);
+  }
+  return keys;
+}
+
+/** The query of step t, f32 `[H, D]`. */
+export function queryOf(capture: Capture, t: number): Float32Array {
+  const { heads, steps, headWidth, query } = capture;
+  const row = new Float32Array(heads * headWidth);
+  for (let h = 0; h < heads; h++) {
+    const from = (h * steps + t) * headWidth;
+    row.set(query.subarray(from, from + headWidth), h * headWidth);
+  }
+  return row;
+}

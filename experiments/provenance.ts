@@ -1,0 +1,72 @@
+/**
+ * Where numbers come from: everything that must stand beside a measurement.
+ *
+ * @module
+ */
+
+import { fileURLToPath } from "node:url";
+import type { GpuInfo } from "../kernels/gpu/device.ts";
+
+/** Provenance of a run. */
+export interface Provenance {
+  /** Adapter as the runtime names it, "none" without a GPU. */
+  readonly adapter: string;
+  /** Whether the adapter is a software rasterizer. */
+  readonly software: boolean;
+  /** Driver version where a tool of the platform tells it, else "unknown". */
+  readonly driver: string;
+  /** Deno's version. */
+  readonly deno: string;
+  /** Operating system and architecture. */
+  readonly platform: string;
+  /** Logical CPU cores. */
+  readonly cores: number;
+  /** Commit of the project, with "+changes" if files differ from it; "unknown" outside a checkout. */
+  readonly commit: string;
+  /** UTC time, ISO 8601. */
+  readonly date: string;
+}
+
+/** Asks the machine. */
+export async function provenance(info: GpuInfo | undefined): Promise<Provenance> {
+  return {
+    adapter: info?.description ?? "none",
+    software: info?.isSoftware ?? false,
+    driver: info ? await driver(info) : "none",
+    deno: Deno.version.deno,
+    platform: `${Deno.build.os} ${Deno.build.arch}`,
+    cores: navigator.hardwareConcurrency,
+    commit: await commit(),
+    date: new Date().toISOString(),
+  };
+}
+
+async function driver(info: GpuInfo): Promise<string> {
+  if (/nvidia/i.test(`${info.vendor} ${info.description}`)) {
+    const version = await output("nvidia-smi", ["--query-gpu=driver_version", "--format=csv,noheader"]);
+    if (version) return `NVIDIA ${version.split("\n")[0]}`;
+  }
+  if (info.isSoftware) {
+    const version = await output("dpkg-query", ["--show", "--showformat=${Version}", "mesa-vulkan-drivers"]);
+    if (version) return `Mesa ${version}`;
+  }
+  return "unknown";
+}
+
+async function commit(): Promise<string> {
+  const cwd = fileURLToPath(new URL("..", import.meta.url));
+  const hash = await output("git", ["rev-parse", "--short=12", "HEAD"], cwd);
+  if (!hash) return "unknown";
+  const changes = await output("git", ["status", "--porcelain", "--untracked-files=no"], cwd);
+  return changes === "" ? hash : `${hash}+changes`;
+}
+
+/** A program's trimmed output, or undefined if it is not there or fails. */
+async function output(program: string, args: string[], cwd?: string): Promise<string | undefined> {
+  try {
+    const { success, stdout } = await new Deno.Command(program, { args, cwd, stderr: "null" }).output();
+    return success ? new TextDecoder().decode(stdout).trim() : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,99 @@
+/**
+ * What a selection keeps of exact attention, in f64.
+ *
+ * @module
+ */
+
+import type { ResolvedConfig } from "../indexer/config.ts";
+import { resolveRow } from "../indexer/config.ts";
+import { type Capture, queryOf } from "./inputs/capture.ts";
+
+/** Means over heads and steps; masses are shares of the softmax over all cached tokens. */
+export interface Quality {
+  /** |heavy ∩ exact top-K of the same candidates| / K. */
+  readonly recall: number;
+  /** Attention mass of sink + heavy + window. */
+  readonly listMass: number;
+  /** Attention mass of sink + exact top-K + window: the most that K heavy tokens can give. */
+  readonly exactMass: number;
+  /** Attention mass of sink + window. */
+  readonly windowMass: number;
+  /** Attention mass of a window as long as the whole list. */
+  readonly sameLengthWindowMass: number;
+  /** (listMass − windowMass) / (exactMass − windowMass): share of what can be recovered. */
+  readonly recovered: number;
+  /** Mean length of a list. */
+  readonly listLength: number;
+}
+
+/** Collects quality over steps. */
+export class QualityMeter {
+  readonly #capture: Capture;
+  readonly #config: ResolvedConfig;
+  readonly #initOffset: number;
+  readonly #sums = { recall: 0, listMass: 0, exactMass: 0, windowMass: 0, sameLengthWindowMass: 0, listLength: 0 };
+  #lists = 0;
+  #withHeavy = 0;
+
+  constructor(capture: Capture, config: ResolvedConfig, initOffset: number) {
+    this.#capture = capture;
+    this.#config = config;
+    this.#initOffset = initOffset;
+  }
+
+  /** Adds a step: the lists of its heads when `nTokens` tokens were cached. */
+  add(step: number, nTokens: number, lists: readonly ArrayLike<number>[]): void {
+    const { headWidth, heads, kvHeads, key, tokens } = this.#capture;
+    const query = queryOf(this.#capture, step);
+    const row = resolveRow(this.#config, this.#initOffset, nTokens, 1);
+    const begin = row.candBegin + this.#initOffset, end = row.candEnd + this.#initOffset;
+    lists.forEach((list, h) => {
+      const kv = Math.floor(h / (heads / kvHeads));
+      const logits = new Float64Array(nTokens);
+      let largest = -Infinity;
+      for (let token = 0; token < nTokens; token++) {
+        let dot = 0;
+        const at = (kv * tokens + token) * headWidth;
+        for (let j = 0; j < headWidth; j++) dot += query[h * headWidth + j] * key[at + j];
+        logits[token] = dot / Math.sqrt(headWidth);
+        largest = Math.max(largest, logits[token]);
+      }
+      const weights = logits.map((logit) => Math.exp(logit - largest));
+      const total = weights.reduce((sum, weight) => sum + weight, 0);
+      const mass = (chosen: Iterable<number>) => {
+        let sum = 0;
+        for (const token of chosen) sum += weights[token];
+        return sum / total;
+      };
+      const range = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => from + i);
+      const fixed = [...range(0, row.nSink), ...range(row.windowBegin, nTokens)];
+      const exact = range(begin, end).sort((a, b) => logits[b] - logits[a] || a - b).slice(0, row.nHeavy);
+      const chosen = new Set(Array.from(list));
+      this.#lists++;
+      if (row.nHeavy > 0) {
+        this.#withHeavy++;
+        this.#sums.recall += exact.filter((token) => chosen.has(token)).length / row.nHeavy;
+      }
+      this.#sums.listMass += mass(chosen);
+      this.#sums.exactMass += mass([...fixed, ...exact]);
+      this.#sums.windowMass += mass(fixed);
+      this.#sums.sameLengthWindowMass += mass(range(nTokens - chosen.size, nTokens));
+      this.#sums.listLength += chosen.size;
+    });
+  }
+
+  /** The means so far. */
+  result(): Quality {
+    const mean = (sum: number) => sum / this.#lists;
+    const { recall, listMass, exactMass, windowMass, sameLengthWindowMass, listLength } = this.#sums;
+    return {
+      recall: this.#withHeavy > 0 ? recall / this.#withHeavy : 1,
+      listMass: mean(listMass),
+      exactMass: mean(exactMass),
+      windowMass: mean(windowMass),
+      sameLengthWindowMass: mean(sameLengthWindowMass),
+      recovered: exactMass > windowMass ? (listMass - windowMass) / (exactMass - windowMass) : 1,
+      listLength: mean(listLength),
+    };
+  }
+}
