@@ -5,6 +5,7 @@
  * @module
  */
 
+import type { GpuInput } from "../kernels/gpu/buffers.ts";
 import type { Gpu } from "../kernels/gpu/device.ts";
 import { PassTimer } from "../kernels/gpu/timing.ts";
 import {
@@ -15,11 +16,11 @@ import {
   joinChecks,
   type SelectionCase,
 } from "../indexer/checks.ts";
-import type { PqConfig } from "../indexer/config.ts";
+import { capacityFor, type PqConfig } from "../indexer/config.ts";
 import { type CodebookInput, PqIndexer } from "../indexer/pq_indexer.ts";
 import type { Pipeline } from "../indexer/pipelines/pipeline.ts";
 import type { Codebook } from "../indexer/reference.ts";
-import { listOf, type SelectionData } from "../indexer/selection.ts";
+import { listOf, type Selection, type SelectionData } from "../indexer/selection.ts";
 import { type Capture, keysOf, queryOf } from "./inputs/capture.ts";
 import { summarize, type Summary } from "./stats.ts";
 
@@ -46,7 +47,7 @@ export interface Replay {
   readonly operations: readonly { readonly name: string; readonly us: number; readonly share: number }[];
   /** Lists, weights and codes of every step. */
   readonly check: Check;
-  /** Digest of codes, lists and weights of every step, in step order. */
+  /** Digests of lists and weights of every step, then of the codes at the end. */
   readonly digest: string;
   /** Whether a second run gave the same bytes. */
   readonly reproducible: boolean;
@@ -145,7 +146,7 @@ async function verifiedRun(
     wallUs.push((performance.now() - begin) * 1e3);
     const data = await selection.read();
     const now = await index.readCodes();
-    digests.push(digest(data, now));
+    digests.push(digestOf(data));
     const against: SelectionCase = {
       config: index.config,
       initOffset: test.initOffset,
@@ -159,6 +160,7 @@ async function verifiedRun(
     checks.push(checkCodes(index.config.shape, test.codebook, newKey, lastCodes(index, now)));
     onLists(ix, nTokens, Array.from(data.lengths, (_, list) => listOf(data, list)));
   }
+  digests.push(digestOfCodes(await index.readCodes()));
   return { check: joinChecks(checks), digests, wallUs };
 }
 
@@ -185,10 +187,25 @@ async function uploadInputs(test: ReplayCase, gpu: Gpu) {
   };
 }
 
-/** Steps that warm clocks and caches before the timed ones: select on what is there, append nothing. */
-const WARM_UP_STEPS = 8;
+/** GPU clocks idle low: so long the GPU is kept busy before steps are timed. */
+const WARM_UP_MS = 200;
 
-/** Inputs on the GPU, the whole step in one pass, from submit to idle; results read between steps. */
+/** Results of so many bytes at most wait on the GPU while steps are timed. */
+const SEGMENT_BYTES = 256 * 2 ** 20;
+
+/** Selects again and again, which leaves the index as it is, until the clocks are up. */
+async function warmUp(index: PqIndexer, gpu: Gpu, query: GpuInput): Promise<void> {
+  const end = performance.now() + WARM_UP_MS;
+  do {
+    await index.select(query);
+    await gpu.fence();
+  } while (performance.now() < end);
+}
+
+/**
+ * Inputs on the GPU, the whole step in one pass, from submit to idle. Results stay on the GPU until
+ * a segment of steps is over, so that no readback lets the clocks drop between steps.
+ */
 async function timedRun(test: ReplayCase, pipeline: Pipeline, codes: Uint8Array, onProgress: OnProgress) {
   const gpu = test.gpu!;
   using index = await open(test, pipeline, codes);
@@ -196,29 +213,49 @@ async function timedRun(test: ReplayCase, pipeline: Pipeline, codes: Uint8Array,
   const inputs = await uploadInputs(test, gpu);
   using timer = await PassTimer.create(gpu, test.steps);
   const fencesNow = await gpu.canFenceNow();
+
+  const { heads } = test.capture, weightStride = test.capture.tokens;
+  const { list } = capacityFor(index.config, test.capture.tokens, 1);
+  const sizes = { indices: heads * list * 4, lengths: heads * 4, weights: heads * weightStride * 4 };
+  const alignment = gpu.limits.minStorageBufferOffsetAlignment;
+  const aligned = (bytes: number) => Math.ceil(bytes / alignment) * alignment;
+  const segment = Math.max(1, Math.min(test.steps, Math.floor(SEGMENT_BYTES / aligned(sizes.weights))));
+  const names = ["indices", "lengths", "weights"] as const;
+  const results = await Promise.all(names.map((name) => gpu.allocate(`timed ${name}`, segment * aligned(sizes[name]))));
+  const resultAt = (slot: number) => {
+    const [indices, lengths, weights] = names.map((name, ix) => ({
+      buffer: results[ix].buffer,
+      offset: slot * aligned(sizes[name]),
+      size: sizes[name],
+    }));
+    return { indices, lengths, weights, listStride: list, weightStride };
+  };
+
   const digests: string[] = [], wallUs: number[] = [];
-  for (let step = -WARM_UP_STEPS; step < test.steps; step++) {
-    onProgress("time", Math.max(0, step), test.steps);
-    const at = Math.max(0, step);
-    const query = inputs.queries.at(at);
-    const newKeys = step < 0 ? undefined : inputs.newKeys.at(at);
-    const begin = performance.now();
-    const selection = await gpu.submit("step", (encoder) => {
-      const pass = step >= 0 && timer ? timer.beginPass(encoder, "step") : encoder.beginComputePass();
-      const recorded = index.record(pass, { query, newKeys });
-      pass.end();
-      return recorded;
-    });
-    if (fencesNow) gpu.fenceNow();
-    else await gpu.fence();
-    const end = performance.now();
-    if (step < 0) continue;
-    wallUs.push((end - begin) * 1e3);
-    digests.push(digest(await selection.read(), await index.readCodes()));
+  for (let first = 0; first < test.steps; first += segment) {
+    const selections: Selection[] = [];
+    await warmUp(index, gpu, inputs.queries.at(first));
+    for (let step = first; step < Math.min(first + segment, test.steps); step++) {
+      onProgress("time", step, test.steps);
+      const options = { query: inputs.queries.at(step), newKeys: inputs.newKeys.at(step), out: resultAt(step - first) };
+      const begin = performance.now();
+      selections.push(
+        await gpu.submit("step", (encoder) => {
+          const pass = timer ? timer.beginPass(encoder, "step") : encoder.beginComputePass();
+          const recorded = index.record(pass, options);
+          pass.end();
+          return recorded;
+        }),
+      );
+      if (fencesNow) gpu.fenceNow();
+      else await gpu.fence();
+      wallUs.push((performance.now() - begin) * 1e3);
+    }
+    for (const selection of selections) digests.push(digestOf(await selection.read()));
   }
   const gpuUs = timer ? (await timer.read()).map(({ us }) => us) : [];
-  inputs.queries.owned.destroy();
-  inputs.newKeys.owned.destroy();
+  digests.push(digestOfCodes(await index.readCodes()));
+  for (const owned of [...results, inputs.queries.owned, inputs.newKeys.owned]) owned.destroy();
   return { dispatches, gpuUs, wallUs, digests };
 }
 
@@ -228,6 +265,7 @@ async function timedOperations(test: ReplayCase, pipeline: Pipeline, codes: Uint
   using index = await open(test, pipeline, codes);
   const inputs = await uploadInputs(test, gpu);
   using timer = await PassTimer.create(gpu, index.operations.length);
+  await warmUp(index, gpu, inputs.queries.at(0));
   const totals = new Map(index.operations.map((name) => [name, 0]));
   for (let step = 0; timer && step < test.steps; step++) {
     onProgress("operations", step, test.steps);
@@ -243,17 +281,25 @@ async function timedOperations(test: ReplayCase, pipeline: Pipeline, codes: Uint
   return [...totals].map(([name, us]) => ({ name, us: us / test.steps, share: total > 0 ? us / total : 0 }));
 }
 
-/** 32-bit FNV-1a of codes, lists and weights: enough to notice a difference, not to sign anything. */
-function digest(data: SelectionData, codes: Uint8Array): string {
+/** Digest of a step's lists and weights: enough to notice a difference, not to sign anything. */
+function digestOf(data: SelectionData): string {
+  const lists = Array.from(data.lengths, (_, list) => listOf(data, list));
+  const weights = Array.from(
+    data.lengths,
+    (_, list) => data.weights?.subarray(list * data.weightStride, (list + 1) * data.weightStride) ?? [],
+  );
+  return fnv([data.lengths, ...lists, ...weights]);
+}
+
+function digestOfCodes(codes: Uint8Array): string {
+  return fnv([codes]);
+}
+
+/** FNV-1a, 32 bits, over elements. */
+function fnv(parts: readonly ArrayLike<number>[]): string {
   let hash = 0x811c9dc5;
-  const add = (words: ArrayLike<number>) => {
-    for (let i = 0; i < words.length; i++) hash = Math.imul(hash ^ words[i], 0x01000193);
-  };
-  add(codes);
-  add(data.lengths);
-  data.lengths.forEach((_, list) => {
-    add(listOf(data, list));
-    if (data.weights) add(data.weights.subarray(list * data.weightStride, (list + 1) * data.weightStride));
-  });
+  for (const part of parts) {
+    for (let i = 0; i < part.length; i++) hash = Math.imul(hash ^ part[i], 0x01000193);
+  }
   return (hash >>> 0).toString(16).padStart(8, "0");
 }

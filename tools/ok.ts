@@ -1,0 +1,47 @@
+/**
+ * The one gate: `deno task ok`. Runs every check, says what each took, and exits 1 if any failed.
+ * `--skip NAME` leaves one out.
+ *
+ * @module
+ */
+
+import { parseArgs } from "@std/cli/parse-args";
+
+const FOLDERS = ["mod.ts", "kernels", "indexer", "experiments", "tools", "tests"];
+const CHECKS: Readonly<Record<string, readonly string[]>> = {
+  fmt: ["fmt", "--check"],
+  lint: ["lint"],
+  check: ["check", ...FOLDERS],
+  generated: ["run", "-A", "tools/generate_wgsl.ts", "--check"],
+  "doc lint": ["doc", "--lint", "mod.ts"],
+  test: ["test", "-A", "--quiet", "tests/"],
+  "doc examples": ["test", "-A", "--quiet", "--doc", "mod.ts", "indexer/", "kernels/"],
+  verify: ["run", "-A", "experiments/verify.ts"],
+  publish: ["publish", "--dry-run", "--allow-dirty"],
+};
+
+const args = parseArgs(Deno.args, { string: ["skip"] });
+if (args.skip !== undefined && !(args.skip in CHECKS)) {
+  console.error(`error: Cannot skip ${args.skip} as the checks are ${Object.keys(CHECKS).join(", ")}`);
+  Deno.exit(2);
+}
+let passed = 0;
+const failed: string[] = [];
+for (const [name, command] of Object.entries(CHECKS)) {
+  if (name === args.skip) continue;
+  console.error(`${name} …`);
+  const begin = performance.now();
+  const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), { args: [...command] }).output();
+  const seconds = ((performance.now() - begin) / 1000).toFixed(1);
+  console.log(`${success ? "✓" : "✗"} ${name.padEnd(14)} ${seconds.padStart(6)} s   deno ${command.join(" ")}`);
+  if (success) {
+    passed++;
+  } else {
+    failed.push(name);
+    Deno.stdout.writeSync(stdout);
+    Deno.stderr.writeSync(stderr);
+  }
+}
+if (failed.length > 0) console.log(`failed: ${failed.join(", ")}`);
+console.log(`gate: ${passed} passed, ${failed.length} failed`);
+Deno.exit(failed.length === 0 ? 0 : 1);
