@@ -40,8 +40,8 @@ export interface CodebookInput {
 
 /** Options of {@linkcode PqIndexer.create}. */
 export interface PqIndexerOptions extends PqConfig {
-  /** Iteration to run, by id ("e01"). Default: the last one on the GPU. */
-  readonly pipeline?: string;
+  /** Iteration to run, by id ("e01") or as an object of your own. Default: the last one on the GPU. */
+  readonly pipeline?: string | Pipeline;
   /** The caller's device, which stays the caller's. Default: one device that all indexes share. */
   readonly device?: GPUDevice;
   /** Whether every selection also writes dense weights. Default false. */
@@ -144,7 +144,11 @@ export class PqIndexer {
    */
   static async create(options: PqIndexerOptions): Promise<PqIndexer> {
     const config = resolveConfig(options);
-    const pipeline = options.pipeline === undefined ? DEFAULT_PIPELINE : pipelineById(options.pipeline);
+    const pipeline = typeof options.pipeline === "object"
+      ? options.pipeline
+      : options.pipeline === undefined
+      ? DEFAULT_PIPELINE
+      : pipelineById(options.pipeline);
     const capacity = options.capacity ?? 1024;
     if (!Number.isInteger(capacity) || capacity < 0) {
       refuse("create an index", "capacity must be an integer ≥ 0", `capacity is ${capacity}`);

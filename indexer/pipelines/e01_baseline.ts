@@ -21,15 +21,18 @@ import { sum } from "../../kernels/score/sum.ts";
 import { table } from "../../kernels/score/table.ts";
 import { mask } from "../../kernels/topk/mask.ts";
 import { topk } from "../../kernels/topk/topk.ts";
-import { gpuPipeline } from "./gpu_layer.ts";
+import { gpuPipeline, type GpuPipelineDef } from "./gpu_layer.ts";
 import type { Pipeline } from "./pipeline.ts";
 
-/** One dispatch per operation. */
-export const e01: Pipeline = gpuPipeline({
+/** The iteration as data, to derive others from. */
+export const E01: GpuPipelineDef = {
   id: "e01",
   title: "baseline",
   change: "one dispatch per operation, every intermediate in memory",
   codes: wordCodes,
   kernels: [assign, table, gather, sum, mask, topk, offset, concat, sort],
   weightKernels: [zeros, scatter],
-});
+};
+
+/** One dispatch per operation. */
+export const e01: Pipeline = gpuPipeline(E01);

@@ -30,6 +30,8 @@ export interface GpuPipelineDef {
   readonly kernels: readonly Kernel[];
   /** Kernels that follow if weights are written. */
   readonly weightKernels: readonly Kernel[];
+  /** WGSL texts by path, to run edited kernels; default: the project's own. */
+  readonly wgslFiles?: Readonly<Record<string, string>>;
 }
 
 /** Makes a pipeline of a list of kernels. */
@@ -105,7 +107,7 @@ export class GpuLayer implements Layer {
     const gpu = context.gpu!;
     const list = context.weights ? [...def.kernels, ...def.weightKernels] : def.kernels;
     const kernels = await Promise.all(
-      list.map((kernel) => CompiledKernel.create(gpu, kernel, context.config.shape)),
+      list.map((kernel) => CompiledKernel.create(gpu, kernel, context.config.shape, def.wgslFiles)),
     );
     const alignment = gpu.limits.minUniformBufferOffsetAlignment;
     const slotBytes = Math.ceil(PARAMS_BYTES / alignment) * alignment;

@@ -1,0 +1,217 @@
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { foldWorkgroups } from "../../kernels/gpu/dispatch.ts";
+import { assign } from "../../kernels/quantize/assign.ts";
+import { wordCodes } from "../../kernels/quantize/codes.ts";
+import { concat } from "../../kernels/list/concat.ts";
+import { offset } from "../../kernels/list/offset.ts";
+import { scatter } from "../../kernels/list/scatter.ts";
+import { sort } from "../../kernels/list/sort.ts";
+import { zeros } from "../../kernels/list/zeros.ts";
+import { gather } from "../../kernels/score/gather.ts";
+import { sum } from "../../kernels/score/sum.ts";
+import { table } from "../../kernels/score/table.ts";
+import { mask } from "../../kernels/topk/mask.ts";
+import { rankOf } from "../../kernels/topk/rank.ts";
+import { topk } from "../../kernels/topk/topk.ts";
+import { type LayerShape, nLists, type StepShape } from "../../kernels/shape.ts";
+import { distanceBound, scoreBound } from "../../indexer/bounds.ts";
+import { Random } from "../../indexer/kmeans.ts";
+import { squaredDistance, subvector } from "../../indexer/reference.ts";
+import { assertClose, gpuTest, ODD_SHAPE, oddStep, row, runKernel, uniform } from "../support.ts";
+
+const nKv = ODD_SHAPE.batch * ODD_SHAPE.kvHeads;
+const groups = nKv * ODD_SHAPE.subvectors;
+const below = (count: number, most: number, seed: number) => {
+  const random = new Random(seed);
+  return Uint32Array.from({ length: count }, () => random.below(most));
+};
+
+Deno.test("foldWorkgroups covers every workgroup with less than a row to spare", () => {
+  assertEquals(foldWorkgroups(0, 65535), [0, 0]);
+  assertEquals(foldWorkgroups(65535, 65535), [65535, 1]);
+  for (const count of [1, 7, 8, 48, 49]) {
+    const [x, y] = foldWorkgroups(count, 7);
+    assert(x <= 7 && y <= 7 && x * y >= count && x * y - count < y, `${count} is ${x} x ${y}`);
+  }
+  assertThrows(() => foldWorkgroups(50, 7), RangeError, "at most 7 x 7: workgroups is 50");
+});
+
+Deno.test("wordCodes packs and unpacks", () => {
+  const codes = new Uint8Array([1, 255, 0]), words = new Uint32Array(wordCodes.rowWords(3)), back = new Uint8Array(3);
+  wordCodes.pack(codes, words);
+  wordCodes.unpack(words, back);
+  assertEquals(back, codes);
+});
+
+for (const augmented of [false, true]) {
+  gpuTest(
+    `assign: codes are within the f32 bound of the nearest centroid (${augmented ? "ip" : "euclidean"})`,
+    async (gpu) => {
+      const shape: LayerShape = { ...ODD_SHAPE, augmented };
+      const step = oddStep(300, 20);
+      const width = 7 + Number(augmented);
+      const newKeys = uniform(nKv * step.nNewKeys * shape.headWidth, 1);
+      const centroids = uniform(groups * shape.centroids * width, 2);
+      const phi = Float32Array.from({ length: augmented ? groups : 0 }, () => 3);
+      const run = await runKernel(gpu, assign, shape, step, { newKeys, centroids, phi });
+      let differences = 0;
+      for (let group = 0; group < groups; group++) {
+        const kv = Math.floor(group / shape.subvectors), m = group % shape.subvectors;
+        for (let at = 0; at < step.codedStride; at++) {
+          const ix = group * step.codedStride + at;
+          const got = run.gpu.codes[ix], want = run.twin.codes[ix];
+          if (got === want) continue; // poison included: only the new tokens' codes may be written
+          const i = at - (step.nCoded - step.nNew);
+          const codebook = { centroids, phi };
+          const x = subvector(shape, codebook, newKeys, kv * step.nNewKeys + step.firstNewKey + i, kv, m);
+          const excess = squaredDistance(shape, codebook, x, group, got) -
+            squaredDistance(shape, codebook, x, group, want);
+          const bound = distanceBound(shape, codebook, x, group, got) + distanceBound(shape, codebook, x, group, want);
+          assert(excess <= bound, `code ${got} for ${want}: ${excess} over ${bound}`);
+          differences++;
+        }
+      }
+      assert(differences <= groups, `${differences} codes within rounding`);
+    },
+  );
+}
+
+gpuTest("assign: ties go to the lower centroid, NaN never wins, all NaN is code 0", async (gpu) => {
+  const shape: LayerShape = {
+    batch: 1,
+    heads: 1,
+    kvHeads: 1,
+    headWidth: 2,
+    subvectors: 1,
+    centroids: 4,
+    augmented: false,
+  };
+  const step: StepShape = { ...oddStep(60, 4), nCoded: 53, nNew: 5, firstNewKey: 0, nNewKeys: 5 };
+  const centroids = new Float32Array([NaN, 0, 1, 1, 1, 1, -1, 1]);
+  // deno-fmt-ignore
+  const newKeys = new Float32Array([1, 1,  0, 1,  NaN, 0,  Infinity, 0,  -3, 1]);
+  const { gpu: { codes } } = await runKernel(gpu, assign, shape, step, {
+    newKeys,
+    centroids,
+    phi: new Float32Array(0),
+  });
+  // Nearest is 1 (2 is the same); (0, 1) is as far from 1 as from 3; all NaN; all infinite: the first of them; nearest is 3.
+  assertEquals([...codes.subarray(48, 53)], [1, 1, 0, 1, 3]);
+});
+
+gpuTest("table: entries are within the f32 bound", async (gpu) => {
+  const step = oddStep(300, 20);
+  const lists = nLists(ODD_SHAPE, step);
+  const query = uniform(lists * ODD_SHAPE.headWidth, 3);
+  const centroids = uniform(groups * ODD_SHAPE.centroids * 7, 4);
+  const run = await runKernel(gpu, table, ODD_SHAPE, step, { query, centroids });
+  // Operands are at most 1, so an entry's products sum to at most d = 7.
+  assertClose(run.gpu.lut, run.twin.lut, scoreBound({ ...ODD_SHAPE, subvectors: 5 }, 7, 14, false), "lut");
+});
+
+for (const nTokens of [258, 263, 264, 519, 520]) {
+  gpuTest(`gather, sum, mask: equal their twins at ${nTokens - 7} coded tokens`, async (gpu) => {
+    const step = oddStep(nTokens, 20);
+    const lists = nLists(ODD_SHAPE, step);
+    const lut = uniform(lists * ODD_SHAPE.subvectors * ODD_SHAPE.centroids, 5);
+    const codes = below(groups * step.codedStride, ODD_SHAPE.centroids, 6);
+    const gathered = await runKernel(gpu, gather, ODD_SHAPE, step, { lut, codes });
+    assertEquals(gathered.gpu.gathered, gathered.twin.gathered);
+    const summed = await runKernel(gpu, sum, ODD_SHAPE, step, { gathered: gathered.gpu.gathered });
+    assertEquals(summed.gpu.scores, summed.twin.scores);
+    const masked = await runKernel(gpu, mask, ODD_SHAPE, step, { scores: summed.gpu.scores });
+    assertEquals(masked.gpu.ranks, masked.twin.ranks);
+  });
+}
+
+Deno.test("rankOf orders NaN, -inf, numbers, zeros and +inf", () => {
+  const ascending = [NaN, -Infinity, -3.4e38, -1, -1e-40, 0, 1e-40, 1, 3.4e38, Infinity];
+  const ranks = ascending.map(rankOf);
+  assertEquals(ranks, [...ranks].sort((a, b) => a - b));
+  assertEquals(new Set(ranks).size, ranks.length);
+  assertEquals(rankOf(-0), rankOf(0));
+  assert(rankOf(NaN) > 0, "NaN is still a candidate");
+});
+
+gpuTest("mask: NaN ranks below -inf, -0 equals +0", async (gpu) => {
+  const shape = { ...ODD_SHAPE, batch: 1, heads: 1, kvHeads: 1 };
+  const step = { ...oddStep(60, 4), rows: [row(60, 7, 4, 0, 7)] };
+  const special = [NaN, -NaN, -Infinity, -1, -0, 0, 1, Infinity, 1e-45, -1e-45];
+  const scores = new Float32Array(step.codedStride);
+  scores.set(special);
+  const { gpu: { ranks } } = await runKernel(gpu, mask, shape, step, { scores });
+  assertEquals([...ranks.subarray(0, special.length)], special.map(rankOf));
+});
+
+for (const [nCoded, heavy] of [[251, 1], [256, 33], [257, 128], [1000, 257], [700, 700], [40, 39], [300, 2]]) {
+  gpuTest(`topk: equals its twin for the best ${heavy} of ${nCoded}, many tied`, async (gpu) => {
+    for (const distinct of [3, 40, 2 ** 31]) {
+      const step: StepShape = {
+        ...oddStep(nCoded + 7, heavy),
+        rows: [row(nCoded + 7, 7, heavy, 0, 7), row(nCoded + 7, 7, Math.max(0, heavy - 1), 0, 7)],
+      };
+      const ranks = below(nLists(ODD_SHAPE, step) * step.codedStride, distinct, heavy).map((rank) => rank + 1);
+      const run = await runKernel(gpu, topk, ODD_SHAPE, step, { ranks });
+      assertEquals(run.gpu.topkIx, run.twin.topkIx);
+      assertEquals(run.gpu.topkRanks, run.twin.topkRanks);
+    }
+  });
+}
+
+gpuTest("topk: extreme ranks and masked tokens", async (gpu) => {
+  const step: StepShape = { ...oddStep(60, 5), rows: [row(60, 7, 5, 0, 7)] };
+  const lists = nLists(ODD_SHAPE, step);
+  const ranks = new Uint32Array(lists * step.codedStride);
+  for (let list = 0; list < lists; list++) {
+    ranks.set([0, 0xffffffff, 0, 1, 1, 0xffffffff, 0x80000000, 1], list * step.codedStride + 3);
+  }
+  const run = await runKernel(gpu, topk, ODD_SHAPE, step, { ranks });
+  assertEquals([...run.gpu.topkIx.subarray(0, 5)], [4, 8, 9, 6, 7]);
+  assertEquals(run.gpu.topkIx, run.twin.topkIx);
+});
+
+for (const heavy of [1, 20, 237]) {
+  gpuTest(`offset, concat, sort, zeros, scatter: equal their twins with ${heavy} heavy tokens`, async (gpu) => {
+    const step = oddStep(600, heavy);
+    const lists = nLists(ODD_SHAPE, step);
+    const topkIx = new Uint32Array(lists * step.heavyStride);
+    const random = new Random(heavy);
+    for (let list = 0; list < lists; list++) {
+      const { candBegin, candEnd } = step.rows[list % 2];
+      const picked = new Set<number>();
+      while (picked.size < heavy) picked.add(candBegin + random.below(candEnd - candBegin));
+      topkIx.set([...picked], list * step.heavyStride);
+    }
+    const shifted = await runKernel(gpu, offset, ODD_SHAPE, step, { topkIx });
+    assertEquals(shifted.gpu.heavy, shifted.twin.heavy);
+    const joined = await runKernel(gpu, concat, ODD_SHAPE, step, { heavy: shifted.gpu.heavy });
+    assertEquals(joined.gpu, joined.twin);
+    const sorted = await runKernel(gpu, sort, ODD_SHAPE, step, { unsorted: joined.gpu.unsorted });
+    assertEquals(sorted.gpu.indices, sorted.twin.indices);
+    const cleared = await runKernel(gpu, zeros, ODD_SHAPE, step, {});
+    assertEquals(cleared.gpu.weights, cleared.twin.weights);
+    const scattered = await runKernel(gpu, scatter, ODD_SHAPE, step, {
+      indices: sorted.gpu.indices,
+      weights: cleared.gpu.weights,
+    });
+    assertEquals(scattered.gpu.weights, scattered.twin.weights);
+  });
+}
+
+gpuTest("a dispatch of more than 65,535 workgroups reaches every element", async (gpu) => {
+  const shape = { ...ODD_SHAPE, batch: 1, heads: 3, kvHeads: 3 };
+  const weightStride = 65536 * 256 / 3 + 1000 | 0;
+  const step = { ...oddStep(600, 5), weightStride, rows: [row(600, 9, 5, 17, 7)] };
+  assert(zeros.work(shape, step).workgroups > 65535);
+  const { gpu: { weights } } = await runKernel(gpu, zeros, shape, step, {});
+  assertEquals(weights.findIndex((weight) => weight !== 0), -1);
+});
+
+Deno.test("assertClose fails on NaN, on a wrong length and on a permutation, and says where", async () => {
+  const check = (actual: number[], expected: number[]) => () =>
+    Promise.resolve().then(() => assertClose(actual, expected, 0.5, "x"));
+  await assertRejects(check([1, NaN], [1, 2]), Error, "1 of 2 differ, first at 1 (NaN for 2), largest error NaN");
+  await assertRejects(check([1], [1, 2]), Error, "1 elements, expected 2");
+  await assertRejects(check([2, 1], [1, 2]), Error, "2 of 2 differ, first at 0 (2 for 1), largest error 1");
+  await check([1, 2.5], [1.5, 2])();
+});

@@ -1,0 +1,129 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import type { Kernel } from "../../kernels/gpu/kernel.ts";
+import { composeWgsl } from "../../kernels/gpu/wgsl.ts";
+import { assign } from "../../kernels/quantize/assign.ts";
+import { concat } from "../../kernels/list/concat.ts";
+import { gather } from "../../kernels/score/gather.ts";
+import { mask } from "../../kernels/topk/mask.ts";
+import { MAX_ROWS, PARAM_FIELDS, PARAMS_BYTES, ROW_FIELDS } from "../../kernels/shape.ts";
+import { WGSL_FILES } from "../../kernels/wgsl_files.ts";
+import { E01 } from "../../indexer/pipelines/e01_baseline.ts";
+import { generate } from "../../tools/generate_wgsl.ts";
+import { ODD_SHAPE } from "../support.ts";
+
+const KERNELS: Kernel[] = [...E01.kernels, ...E01.weightKernels];
+const FILES = {
+  "a.wgsl": "enable f16;\nfn a() {}\n",
+  "b.wgsl": "fn b() {}\nenable f16;\nenable subgroups;\nfn c() {}",
+};
+
+Deno.test("composeWgsl refuses unknown and repeated parts", () => {
+  assertThrows(
+    () => composeWgsl(["a.wgsl", "c.wgsl"], { files: FILES }),
+    RangeError,
+    "c.wgsl is not one of a.wgsl, b.wgsl",
+  );
+  assertThrows(() => composeWgsl(["a.wgsl", "a.wgsl"], { files: FILES }), RangeError, "a.wgsl is listed twice");
+});
+
+Deno.test("composeWgsl hoists enable lines once and maps lines back to files", () => {
+  const { code, locate } = composeWgsl(["a.wgsl", "b.wgsl"], { files: FILES });
+  const lines = code.split("\n");
+  assertEquals(lines.slice(0, 2), ["enable f16;", "enable subgroups;"]);
+  assertEquals(lines.filter((line) => line.includes("enable")).length, 2);
+  const at = (text: string) => locate(lines.indexOf(text) + 1);
+  assertEquals(at("fn a() {}"), { file: "a.wgsl", line: 2 });
+  assertEquals(at("fn b() {}"), { file: "b.wgsl", line: 1 });
+  assertEquals(at("fn c() {}"), { file: "b.wgsl", line: 4 });
+  assertEquals(at("enable subgroups;"), { file: "b.wgsl", line: 3 });
+});
+
+Deno.test("composeWgsl leaves out the enable lines that a compiler refuses", () => {
+  const { code } = composeWgsl(["b.wgsl"], { files: FILES, omitEnables: ["subgroups"] });
+  assert(!code.includes("subgroups"));
+  assert(code.startsWith("enable f16;\n"));
+});
+
+Deno.test("kernels/wgsl_files.ts is what the .wgsl files generate", async () => {
+  assertEquals(await Deno.readTextFile(new URL("../../kernels/wgsl_files.ts", import.meta.url)), await generate());
+});
+
+const snake = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+
+/** Members of a WGSL struct, in order. */
+function members(source: string, struct: string): string[] {
+  const body = new RegExp(`struct ${struct} \\{([^}]*)\\}`).exec(source)![1];
+  return [...body.matchAll(/^\s*(?:@\w+\([^)]*\)\s*)?(\w+):/gm)].map((match) => match[1]);
+}
+
+Deno.test("Params and Row have the host's fields in the host's order", () => {
+  const source = WGSL_FILES["layer/layer.wgsl"];
+  assertEquals(members(source, "Params"), [...PARAM_FIELDS.map(snake), "rows"]);
+  assertEquals(members(source, "Row"), [...ROW_FIELDS.map(snake), "unused"]);
+  assertEquals(source.match(/const MAX_ROWS = (\d+)u;/)![1], String(MAX_ROWS));
+  assertEquals(PARAMS_BYTES, 48 + MAX_ROWS * 32);
+});
+
+for (const kernel of KERNELS) {
+  Deno.test(`${kernel.name}: bindings, overrides and entry point match the host's lists`, () => {
+    const own = kernel.wgsl[kernel.wgsl.length - 1];
+    assert(own.endsWith(`/${kernel.name}.wgsl`), `${own} is named after the kernel`);
+    const { code } = composeWgsl(kernel.wgsl);
+    const bindings = [...code.matchAll(/@binding\((\d+)\) var<storage, (\w+)> (\w+): array<(\w+)>;/g)].map((match) => ({
+      binding: Number(match[1]),
+      access: match[2],
+      name: match[3],
+      type: match[4],
+    }));
+    const expected = kernel.buffers.map((use, ix) => ({
+      binding: ix + 1,
+      access: use.access,
+      name: snake(use.name),
+      type: use.type,
+    }));
+    assertEquals(bindings, expected);
+    const entries = [...code.matchAll(/@compute[^{]*?fn (\w+)\(/g)].map((match) => match[1]);
+    assertEquals(entries, [kernel.name]);
+    const declared = [...code.matchAll(/^override (\w+): \w+;/gm)].map((match) => match[1]).sort();
+    assertEquals(Object.keys(kernel.plan(ODD_SHAPE).overrides).sort(), declared);
+    const workgroupArrays = [...code.matchAll(/var<workgroup>/g)].length;
+    assertEquals(kernel.plan(ODD_SHAPE).workgroupBytes > 0, workgroupArrays > 0);
+  });
+}
+
+Deno.test("plans of zero work dispatch nothing", () => {
+  const step = {
+    nCoded: 0,
+    nNew: 0,
+    firstNewKey: 0,
+    nNewKeys: 0,
+    initOffset: 0,
+    codedStride: 8,
+    heavyStride: 8,
+    listStride: 8,
+    weightStride: 8,
+    rows: [],
+  };
+  for (const kernel of KERNELS) assertEquals(kernel.work(ODD_SHAPE, step).workgroups, 0, kernel.name);
+});
+
+Deno.test("plans count the bytes that their formulas move", () => {
+  const row = { nTokens: 100, nSink: 4, nHeavy: 8, windowBegin: 90, candBegin: 0, candEnd: 86, listLength: 22 };
+  const step = {
+    nCoded: 96,
+    nNew: 1,
+    firstNewKey: 0,
+    nNewKeys: 1,
+    initOffset: 4,
+    codedStride: 128,
+    heavyStride: 8,
+    listStride: 32,
+    weightStride: 128,
+    rows: [row],
+  };
+  const lists = ODD_SHAPE.batch * ODD_SHAPE.heads;
+  assertEquals(gather.work(ODD_SHAPE, step).bytesMoved, lists * 5 * 96 * 12);
+  assertEquals(mask.work(ODD_SHAPE, step).bytesMoved, lists * 96 * 8);
+  assertEquals(concat.work(ODD_SHAPE, step).workgroups, Math.ceil(lists * 32 / 256));
+  assertEquals(assign.work(ODD_SHAPE, step).workgroups, 1);
+});
