@@ -9,7 +9,7 @@
  */
 
 import type { Gpu, GpuRange } from "./device.ts";
-import { GpuDeviceLostError, GpuError } from "./errors.ts";
+import { GpuError } from "./errors.ts";
 import type { OwnedBuffer } from "./buffers.ts";
 import { isDeno } from "./host.ts";
 
@@ -86,34 +86,45 @@ export class Readback {
     gpu.assertAlive();
     const total = ranges.reduce((sum, range) => sum + range.bytes, 0);
     if (total === 0) return ranges.map(() => new ArrayBuffer(0));
-    const fast = await this.isSynchronous();
-    const staging = await this.#take(total);
+    let staging: OwnedBuffer | undefined;
     try {
-      await gpu.submit("read buffers back", (encoder) => {
-        let at = 0;
-        for (const { buffer, offset = 0, bytes } of ranges) {
-          if (bytes > 0) encoder.copyBufferToBuffer(buffer, offset, staging.buffer, at, bytes);
-          at += bytes;
-        }
-      });
-      const mapped = staging.buffer.mapAsync(GPUMapMode.READ, 0, total);
-      if (fast) mapped.catch(() => {});
-      else await mapped;
-      const bytes = staging.buffer.getMappedRange(0, total);
-      let at = 0;
-      const parts = ranges.map((range) => bytes.slice(at, at += range.bytes));
-      staging.buffer.unmap();
+      const fast = await this.isSynchronous();
+      staging = await this.#take(total);
+      const parts = await this.#copy(ranges, total, staging, fast);
       if (this.#destroyed) staging.destroy();
       else this.#free.push(staging);
       return parts;
     } catch (error) {
-      staging.destroy();
-      if (error instanceof GpuError) throw error;
+      staging?.destroy();
+      if (error instanceof GpuError || error instanceof RangeError) throw error;
       // A lost device announces itself a moment after its calls begin to fail.
       await new Promise((resolve) => setTimeout(resolve, 0));
       gpu.assertAlive();
-      throw new GpuDeviceLostError(`Cannot read back as the mapping failed: ${(error as Error).message}`);
+      throw new GpuError(`Cannot read back as the mapping failed: ${(error as Error).message}`);
     }
+  }
+
+  async #copy(
+    ranges: readonly GpuRange[],
+    total: number,
+    { buffer: staging }: OwnedBuffer,
+    fast: boolean,
+  ): Promise<ArrayBuffer[]> {
+    await this.#gpu.submit("read buffers back", (encoder) => {
+      let at = 0;
+      for (const { buffer, offset = 0, bytes } of ranges) {
+        if (bytes > 0) encoder.copyBufferToBuffer(buffer, offset, staging, at, bytes);
+        at += bytes;
+      }
+    });
+    const mapped = staging.mapAsync(GPUMapMode.READ, 0, total);
+    if (fast) mapped.catch(() => {});
+    else await mapped;
+    const bytes = staging.getMappedRange(0, total);
+    let at = 0;
+    const parts = ranges.map((range) => bytes.slice(at, at += range.bytes));
+    staging.unmap();
+    return parts;
   }
 
   /** Frees the staging buffers. */
