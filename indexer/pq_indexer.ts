@@ -356,12 +356,14 @@ export class PqIndexer {
     const rows = this.#countRows(query, options.rows);
     const t = newKeys === undefined ? 0 : this.#countKeys(action, newKeys, options.tokens);
     const total = this.#tokens + t;
+    // Resolves the rows, and so refuses what is wrong with them before anything grows.
+    const step = this.#layerStep(query, newKeys, t, rows, options.out);
     if (this.#codebook) {
       await this.#makeRoom(total, rows, this.codedTokens);
       if (newKeys !== undefined && !this.#fitsOneUpload(newKeys)) {
         return await this.#codeThenSelect(query, newKeys, t, rows, options.out);
       }
-      const selection = await this.#layer.run(this.#layerStep(query, newKeys, t, rows, options.out));
+      const selection = await this.#layer.run(step);
       this.#tokens = total;
       return selection!;
     }

@@ -61,11 +61,11 @@ fn kv_of_list(list_ix: u32) -> u32 {
   return (query_head / HEADS) * KV_HEADS + (query_head % HEADS) / (HEADS / KV_HEADS);
 }
 `,
-  "list/concat.wgsl": `// concat: unsorted[l, :] = [sink | heavy | window]; lengths[l] = how many.
+  "list/concat.wgsl": `// concat: indices[l, :] = [sink | heavy | window], not sorted yet; lengths[l] = how many.
 // Stage: list (e01). A short sequence lists everything: its row has n_sink = n_tokens.
 //
 // heavy:    u32[B, H, rows, heavy_stride]
-// unsorted: u32[B, H, rows, list_stride]
+// indices:  u32[B, H, rows, list_stride]
 // lengths:  u32[B, H, rows]
 //
 // One invocation owns one position of a list; a workgroup owns WG neighbouring ones.
@@ -73,7 +73,7 @@ fn kv_of_list(list_ix: u32) -> u32 {
 override WG: u32;
 
 @group(0) @binding(1) var<storage, read> heavy: array<u32>;
-@group(0) @binding(2) var<storage, read_write> unsorted: array<u32>;
+@group(0) @binding(2) var<storage, read_write> indices: array<u32>;
 @group(0) @binding(3) var<storage, read_write> lengths: array<u32>;
 
 @compute @workgroup_size(WG)
@@ -98,7 +98,7 @@ fn concat(
       } else if (j >= n_sink) {
         token = heavy[list_ix * params.heavy_stride + j - n_sink];
       }
-      unsorted[ix] = token;
+      indices[ix] = token;
     }
   }
 }
@@ -161,18 +161,16 @@ fn scatter(
   }
 }
 `,
-  "list/sort.wgsl": `// sort: indices[l, :] = unsorted[l, :] in ascending order.
+  "list/sort.wgsl": `// sort: indices[l, :] in ascending order, in place.
 // Stage: list (e01).
 //
-// unsorted: u32[B, H, rows, list_stride]
-// indices:  u32[B, H, rows, list_stride]
+// indices: u32[B, H, rows, list_stride]
 //
-// One workgroup owns one list and sorts it in place, through storage, with a bitonic network.
+// One workgroup owns one list and sorts it through storage, with a bitonic network.
 
 override WG: u32;
 
-@group(0) @binding(1) var<storage, read> unsorted: array<u32>;
-@group(0) @binding(2) var<storage, read_write> indices: array<u32>;
+@group(0) @binding(1) var<storage, read_write> indices: array<u32>;
 
 fn put_lower_first(at: u32, pair: vec2u, n: u32) {
   if (pair.y < n) {
@@ -195,11 +193,6 @@ fn sort(
   let length = params.rows[list_ix % params.n_rows].list_length;
   if (list_ix < n_lists() && length > 0u) {
     let at = list_ix * params.list_stride;
-    for (var j = lane; j < length; j += WG) {
-      indices[at + j] = unsorted[at + j];
-    }
-    storageBarrier();
-
     let n_pairs = power_of_two(length) / 2u;
     for (var block = 2u; block <= 2u * n_pairs; block *= 2u) {
       for (var t = lane; t < n_pairs; t += WG) {

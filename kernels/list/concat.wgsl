@@ -1,8 +1,8 @@
-// concat: unsorted[l, :] = [sink | heavy | window]; lengths[l] = how many.
+// concat: indices[l, :] = [sink | heavy | window], not sorted yet; lengths[l] = how many.
 // Stage: list (e01). A short sequence lists everything: its row has n_sink = n_tokens.
 //
 // heavy:    u32[B, H, rows, heavy_stride]
-// unsorted: u32[B, H, rows, list_stride]
+// indices:  u32[B, H, rows, list_stride]
 // lengths:  u32[B, H, rows]
 //
 // One invocation owns one position of a list; a workgroup owns WG neighbouring ones.
@@ -10,7 +10,7 @@
 override WG: u32;
 
 @group(0) @binding(1) var<storage, read> heavy: array<u32>;
-@group(0) @binding(2) var<storage, read_write> unsorted: array<u32>;
+@group(0) @binding(2) var<storage, read_write> indices: array<u32>;
 @group(0) @binding(3) var<storage, read_write> lengths: array<u32>;
 
 @compute @workgroup_size(WG)
@@ -35,7 +35,7 @@ fn concat(
       } else if (j >= n_sink) {
         token = heavy[list_ix * params.heavy_stride + j - n_sink];
       }
-      unsorted[ix] = token;
+      indices[ix] = token;
     }
   }
 }

@@ -4,9 +4,8 @@
  * @module
  */
 
-import { type Kernel, plainPlan, reads, writes } from "../gpu/kernel.ts";
+import { type Kernel, plainPlan, writes } from "../gpu/kernel.ts";
 import { indices } from "../layer/buffers.ts";
-import { unsorted } from "./concat.ts";
 import { nLists } from "../shape.ts";
 
 const INVOCATIONS = 256;
@@ -15,17 +14,17 @@ const INVOCATIONS = 256;
 export const sort: Kernel = {
   name: "sort",
   wgsl: ["layer/layer.wgsl", "topk/bitonic.wgsl", "list/sort.wgsl"],
-  buffers: [reads(unsorted), writes(indices)],
+  buffers: [writes(indices)],
   plan: (shape) => plainPlan(shape, INVOCATIONS),
   work(shape, step) {
     const lists = nLists(shape, step);
     return { workgroups: lists, bytesMoved: lists * step.listStride * 16 };
   },
-  twin(shape, step, { unsorted, indices }) {
+  twin(shape, step, { indices }) {
     for (let list = 0; list < nLists(shape, step); list++) {
       const at = list * step.listStride;
       const length = step.rows[list % step.rows.length].listLength;
-      indices.set(unsorted.slice(at, at + length).sort(), at);
+      indices.subarray(at, at + length).sort();
     }
   },
 };

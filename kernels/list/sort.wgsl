@@ -1,15 +1,13 @@
-// sort: indices[l, :] = unsorted[l, :] in ascending order.
+// sort: indices[l, :] in ascending order, in place.
 // Stage: list (e01).
 //
-// unsorted: u32[B, H, rows, list_stride]
-// indices:  u32[B, H, rows, list_stride]
+// indices: u32[B, H, rows, list_stride]
 //
-// One workgroup owns one list and sorts it in place, through storage, with a bitonic network.
+// One workgroup owns one list and sorts it through storage, with a bitonic network.
 
 override WG: u32;
 
-@group(0) @binding(1) var<storage, read> unsorted: array<u32>;
-@group(0) @binding(2) var<storage, read_write> indices: array<u32>;
+@group(0) @binding(1) var<storage, read_write> indices: array<u32>;
 
 fn put_lower_first(at: u32, pair: vec2u, n: u32) {
   if (pair.y < n) {
@@ -32,11 +30,6 @@ fn sort(
   let length = params.rows[list_ix % params.n_rows].list_length;
   if (list_ix < n_lists() && length > 0u) {
     let at = list_ix * params.list_stride;
-    for (var j = lane; j < length; j += WG) {
-      indices[at + j] = unsorted[at + j];
-    }
-    storageBarrier();
-
     let n_pairs = power_of_two(length) / 2u;
     for (var block = 2u; block <= 2u * n_pairs; block *= 2u) {
       for (var t = lane; t < n_pairs; t += WG) {

@@ -186,7 +186,7 @@ for (const heavy of [1, 20, 237]) {
     assertEquals(shifted.gpu.heavy, shifted.twin.heavy);
     const joined = await runKernel(gpu, concat, ODD_SHAPE, step, { heavy: shifted.gpu.heavy });
     assertEquals(joined.gpu, joined.twin);
-    const sorted = await runKernel(gpu, sort, ODD_SHAPE, step, { unsorted: joined.gpu.unsorted });
+    const sorted = await runKernel(gpu, sort, ODD_SHAPE, step, { indices: joined.gpu.indices });
     assertEquals(sorted.gpu.indices, sorted.twin.indices);
     const cleared = await runKernel(gpu, zeros, ODD_SHAPE, step, {});
     assertEquals(cleared.gpu.weights, cleared.twin.weights);
