@@ -94,17 +94,13 @@ if (import.meta.main) {
       onProgress: (done, total) => progress.update(done, total),
     });
     progress.done();
+    const name = path.split(/[\\/]/).at(-1);
     console.log(
-      `Capture: ${
-        path.split(/[\\/]/).at(-1)
-      }, ${shape.heads} query heads on ${shape.kvHeads} KV, head width ${shape.headWidth}, ` +
-        `prompt ${prompt.toLocaleString("en")}, ${steps} decode steps`,
+      `Capture: ${name}, ${shape.heads} query heads on ${shape.kvHeads} KV, D ${shape.headWidth}; ` +
+        `${prompt.toLocaleString("en")} tokens, then ${steps} steps`,
     );
-    console.log(
-      `Index: M ${shape.subvectors}, bits ${asked.bits}, ${metric}; list: sink ${args.text("sink")}, heavy ${
-        args.text("heavy")
-      }, window ${args.text("window")}; codebook seed ${seed}`,
-    );
+    const sizes = (["sink", "heavy", "window"] as const).map((flag) => `${flag} ${args.text(flag)}`).join(" | ");
+    console.log(`Index: M ${shape.subvectors}, ${asked.bits} bits, ${metric}; list: ${sizes}; seed ${seed}\n`);
 
     const test: ReplayCase = { capture, config, initOffset, codebook, steps, gpu };
     const meter = new QualityMeter(capture, resolved, initOffset);
@@ -156,7 +152,7 @@ if (import.meta.main) {
         quality,
         provenance: {
           ...await provenance(gpu?.info),
-          input: path.split(/[\\/]/).at(-1),
+          input: name,
           capture: {
             tokens: capture.tokens,
             steps,
@@ -190,7 +186,7 @@ function printTable(rows: readonly Row[], steps: number): void {
     `${left.padEnd(15)}${disp.padStart(5)}  ${clock.padEnd(5)}${times.map((text) => text.padStart(9)).join("")}${
       ratios.map((text) => text.padStart(9)).join("")
     }  ${end}`.trimEnd();
-  console.log(`\nµs per step over ${steps} steps; GPU: the step's pass by timestamps, wall: submit to GPU idle`);
+  console.log(`µs per step over ${steps} steps; GPU: the step's pass by timestamps, wall: submit to GPU idle`);
   console.log(bold(line("iteration", "disp.", "clock", COLUMNS, ["× prev.", "× base"], "verified")));
   const baseline = rows.find((row) => row.pipeline.runsOn === "gpu");
   rows.forEach((row, ix) => {

@@ -57,6 +57,7 @@ export function isExact(operands: Iterable<Float32Array>, largestMagnitude: numb
  * Column: t = x − c rounds once and may be flushed, with flushed operands |t̂ − t| ≤ u|t| + 3·2⁻¹²⁶ =: e.
  * Its square is off by e(2|t| + e), then rounds with at most d + 1 further roundings in the sum.
  * "ip": the last column's x is √max(phi − ‖x‖², 0) with an error of its own, see below.
+ * Integers whose squares sum to less than 2²⁴ are exact: bound 0, and ties are real.
  *
  * @param x the subvector, with metric "ip" its last column included
  * @param group (kv, m)
@@ -70,14 +71,16 @@ export function distanceBound(
 ): number {
   const d = subWidth(shape), width = centroidWidth(shape);
   const at = (group * shape.centroids + c) * width;
-  let distance = 0, squares = 0;
+  let distance = 0, squares = 0, exact = true;
   for (let j = 0; j < width; j++) {
     const t = Math.abs(x[j] - codebook.centroids[at + j]);
+    exact &&= j < d && Number.isInteger(x[j]) && Number.isInteger(codebook.centroids[at + j]);
     let e = U * t + 3 * FLUSH;
     if (j === d) e += (1 + U) * augmentedColumnBound(shape, codebook.phi![group], x);
     squares += e * (2 * t + e);
     distance += t * t;
   }
+  if (exact && distance < 2 ** 24) return 0;
   const rounded = gamma(width + 1) * (distance + squares);
   const flushed = FLUSH * (2 * width + 1);
   return distance + squares + rounded > F32_MAX ? Infinity : squares + rounded + flushed;

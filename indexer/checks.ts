@@ -56,7 +56,8 @@ export function joinChecks(checks: readonly Check[]): Check {
 
 /**
  * Checks the codes of keys: the f64 distance of each chosen centroid is within the f32 bound of the
- * minimum, and among identical centroids the lowest is chosen.
+ * minimum, and where rounding cannot tell centroids apart (identical ones, integers) the lowest is
+ * chosen.
  *
  * @param keys f32 `[B, Hkv, t, D]`
  * @param codes u8 `[B, Hkv, M, t − first]` of keys first … t − 1
@@ -100,7 +101,9 @@ export function checkCodes(
         if (code === best) continue;
         const distance = squaredDistance(shape, codebook, x, group, code);
         const bound = distanceBound(shape, codebook, x, group, code) + distanceBound(shape, codebook, x, group, best);
-        if (twins[group * shape.centroids + code] !== code) {
+        if (bound === 0 && distance === nearest) {
+          tally.fail(`${where} is ${code}, the tie goes to the lower centroid ${best}`);
+        } else if (twins[group * shape.centroids + code] !== code) {
           tally.fail(
             `${where} is ${code}, the tie goes to the identical centroid ${twins[group * shape.centroids + code]}`,
           );

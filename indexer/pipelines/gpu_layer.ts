@@ -147,19 +147,18 @@ export class GpuLayer implements Layer {
     const full = this.#stepAt(capacity);
     const limit = this.#gpu.limits.maxStorageBufferBindingSize;
     const sizes = new Map<string, number>();
-    for (const { kernel } of this.#kernels) {
-      for (const use of kernel.buffers) {
-        if (INPUTS.has(use.name)) continue;
-        const bytes = 4 * Math.max(1, use.elements(this.#config.shape, full));
-        if (bytes > limit) {
-          refuse(
-            `reserve ${capacity.tokens} tokens`,
-            `one binding of this device holds at most ${limit} bytes`,
-            `pipeline ${this.#def.id} needs ${bytes} for ${use.name} (${capacity.rows} query rows)`,
-          );
-        }
-        sizes.set(use.name, Math.max(bytes, sizes.get(use.name) ?? 0));
+    const always = [io.centroids, io.phi, io.indices, io.lengths, ...(this.#writesWeights ? [io.weights] : [])];
+    for (const def of [...always, ...this.#kernels.flatMap(({ kernel }) => kernel.buffers)]) {
+      if (INPUTS.has(def.name)) continue;
+      const bytes = 4 * Math.max(1, def.elements(this.#config.shape, full));
+      if (bytes > limit) {
+        refuse(
+          `reserve ${capacity.tokens} tokens`,
+          `one binding of this device holds at most ${limit} bytes`,
+          `pipeline ${this.#def.id} needs ${bytes} for ${def.name} (${capacity.rows} query rows)`,
+        );
       }
+      sizes.set(def.name, Math.max(bytes, sizes.get(def.name) ?? 0));
     }
     return sizes;
   }

@@ -4,10 +4,11 @@
  * @module
  */
 
-import { type Kernel, perElement, plainPlan, reads, writes } from "../gpu/kernel.ts";
+import { type Kernel, plainPlan, reads, writes } from "../gpu/kernel.ts";
 import { centroids, codes, newKeys, phi } from "../layer/buffers.ts";
 import { centroidWidth, subWidth } from "../shape.ts";
 
+/** A power of two: the reduction halves. */
 const INVOCATIONS = 64;
 
 /** Codes the step's new keys, one code per word. */
@@ -15,11 +16,11 @@ export const assign: Kernel = {
   name: "assign",
   wgsl: ["layer/layer.wgsl", "quantize/nearest.wgsl", "quantize/assign.wgsl"],
   buffers: [reads(newKeys), reads(centroids), reads(phi), writes(codes)],
-  plan: (shape) => plainPlan(shape, INVOCATIONS),
+  plan: (shape) => ({ ...plainPlan(shape, INVOCATIONS), workgroupBytes: INVOCATIONS * 8 }),
   work(shape, step) {
     const groups = shape.batch * shape.kvHeads * shape.subvectors;
     const perCode = subWidth(shape) + shape.centroids * (subWidth(shape) + centroidWidth(shape)) + 1;
-    return perElement(groups * step.nNew, INVOCATIONS, groups * step.nNew * perCode * 4);
+    return { workgroups: groups * step.nNew, bytesMoved: groups * step.nNew * perCode * 4 };
   },
   twin(shape, step, { newKeys, centroids, phi, codes }) {
     const d = subWidth(shape), width = centroidWidth(shape);

@@ -125,5 +125,5 @@ Deno.test("plans count the bytes that their formulas move", () => {
   assertEquals(gather.work(ODD_SHAPE, step).bytesMoved, lists * 5 * 96 * 12);
   assertEquals(mask.work(ODD_SHAPE, step).bytesMoved, lists * 96 * 8);
   assertEquals(concat.work(ODD_SHAPE, step).workgroups, Math.ceil(lists * 32 / 256));
-  assertEquals(assign.work(ODD_SHAPE, step).workgroups, 1);
+  assertEquals(assign.work(ODD_SHAPE, step).workgroups, 2 * 3 * 5);
 });

@@ -1,0 +1,190 @@
+import { assert, assertEquals } from "@std/assert";
+import { checkCodes, checkSelection } from "../../indexer/checks.ts";
+import { capacityFor, resolveConfig, resolveRows, type Size } from "../../indexer/config.ts";
+import { Random } from "../../indexer/kmeans.ts";
+import { E01 } from "../../indexer/pipelines/e01_baseline.ts";
+import { GpuLayer, gpuPipeline, type GpuPipelineDef } from "../../indexer/pipelines/gpu_layer.ts";
+import { PIPELINES } from "../../indexer/pipelines/mod.ts";
+import type { Pipeline } from "../../indexer/pipelines/pipeline.ts";
+import { PqIndexer, type PqIndexerOptions } from "../../indexer/pq_indexer.ts";
+import { WGSL_FILES } from "../../kernels/wgsl_files.ts";
+import { gaussian, tied } from "../../experiments/inputs/synthetic.ts";
+import { gpuTest, hasGpu } from "../support.ts";
+
+/** Appends, steps and checks everything; returns what is wrong first, or "". */
+async function runAndCheck(
+  options: PqIndexerOptions & { batch: number; kvHeads: number },
+  make: (count: number, seed: number) => Float32Array,
+  tokens: number,
+  rows: number,
+): Promise<{ firstError: string; exchanges: number; bytes: string }> {
+  const D = options.headWidth;
+  using index = await PqIndexer.create(options);
+  const nKv = options.batch * options.kvHeads;
+  await index.append(make(nKv * tokens * D, 1));
+  const query = make(options.batch * options.heads * rows * D, 2), newKeys = make(nKv * rows * D, 3);
+  const data = await (await index.step(query, newKeys)).read();
+  const codes = await index.readCodes();
+  const n = index.codedTokens;
+  const checks = [checkSelection({
+    config: index.config,
+    initOffset: index.initOffset ?? 0,
+    codebook: index.codebook,
+    codes,
+    nTokens: index.tokens,
+    query,
+  }, data)];
+  if (index.codebook && n >= rows) {
+    const newest = new Uint8Array(codes.length / n * rows);
+    for (let row = 0; row < codes.length / n; row++) {
+      newest.set(codes.subarray((row + 1) * n - rows, (row + 1) * n), row * rows);
+    }
+    checks.push(checkCodes(index.config.shape, index.codebook, newKeys, newest));
+  }
+  const firstError = checks.find((check) => check.errors > 0)?.firstError ?? "";
+  const listed = Array.from(
+    data.lengths,
+    (length, list) => data.indices.subarray(list * data.listStride, list * data.listStride + length).join(),
+  );
+  return { firstError, exchanges: checks[0].exchanges, bytes: `${codes.join()};${listed.join(";")}` };
+}
+
+const CASES = 40;
+
+Deno.test({
+  name: `every pipeline is right on ${CASES} random shapes, and the GPU pipelines agree to the byte`,
+  sanitizeOps: false,
+  sanitizeResources: false,
+  fn: async () => {
+    for (let seed = 0; seed < CASES; seed++) {
+      const random = new Random(seed);
+      const pick = <T>(values: readonly T[]): T => values[random.below(values.length)];
+      const kvHeads = 1 + random.below(3), subvectors = 1 + random.below(6);
+      const size = (most: number): Size =>
+        random.below(4) === 0 ? { ratio: random.below(60) / 100 } : random.below(most);
+      const sinkSize = size(40);
+      const options = {
+        batch: 1 + random.below(2),
+        kvHeads,
+        heads: kvHeads * pick([1, 2, 5]),
+        headWidth: subvectors * (1 + random.below(9)),
+        subvectors,
+        bits: 1 + random.below(5),
+        metric: pick(["euclidean", "ip"] as const),
+        sinkSize,
+        windowSize: size(60),
+        heavySize: size(pick([2, 40, 400])),
+        initOffset: random.below(3) === 0 ? random.below(50) : undefined,
+        weights: random.below(2) === 0,
+        capacity: random.below(300),
+        iterations: 2,
+      };
+      const make = pick([gaussian, (count: number, s: number) => tied(count, 1 + seed % 3, s)]);
+      const tokens = 20 + random.below(pick([60, 700])), rows = pick([1, 1, 2, 5]);
+      let gpuBytes: string | undefined;
+      for (const pipeline of PIPELINES.filter((pipeline) => hasGpu || pipeline.runsOn === "cpu")) {
+        const result = await runAndCheck({ ...options, pipeline }, make, tokens, rows);
+        const what = `seed ${seed}, ${pipeline.id}, ${tokens} tokens, ${rows} rows, ${JSON.stringify(options)}`;
+        assertEquals(result.firstError, "", what);
+        if (pipeline.runsOn === "gpu") assertEquals(gpuBytes ??= result.bytes, result.bytes, what);
+      }
+    }
+  },
+});
+
+/** A pipeline like e01 with one WGSL file changed. */
+function mutant(path: string, from: string, to: string): Pipeline {
+  assert(WGSL_FILES[path].includes(from), `${path} holds ${from}`);
+  return gpuPipeline({
+    ...E01,
+    id: "mutant",
+    wgslFiles: { ...WGSL_FILES, [path]: WGSL_FILES[path].replaceAll(from, to) },
+  });
+}
+
+const without = (name: string): GpuPipelineDef => ({
+  ...E01,
+  kernels: E01.kernels.filter((kernel) => kernel.name !== name),
+  weightKernels: E01.weightKernels.filter((kernel) => kernel.name !== name),
+});
+
+const OPTIONS = {
+  batch: 1,
+  heads: 4,
+  kvHeads: 2,
+  headWidth: 12,
+  subvectors: 3,
+  bits: 2,
+  sinkSize: 3,
+  windowSize: 5,
+  heavySize: 30,
+  weights: true,
+};
+
+gpuTest("the checks fail for a pipeline that is broken in any one place", async () => {
+  const ties = (count: number, seed: number) => tied(count, 1, seed);
+  // Integer centroids, so that distances tie as well.
+  const codebook = { centroids: tied(2 * 3 * 4 * 4, 1, 9), tokens: 0 };
+  const run = async (pipeline: Pipeline) =>
+    (await runAndCheck({ ...OPTIONS, pipeline, codebook }, ties, 300, 2)).firstError;
+  assertEquals(await run(gpuPipeline(E01)), "");
+  const mutants: [string, Pipeline][] = [
+    ["ties go to odd tokens", mutant("topk/mask.wgsl", "rank_of(scores[at])", "rank_of(scores[at]) | (i & 1u)")],
+    [
+      "one entry is wrong",
+      mutant(
+        "list/concat.wgsl",
+        "if (j >= n_before_window) {",
+        "if (j == n_sink) { token = 250u; } else if (j >= n_before_window) {",
+      ),
+    ],
+    [
+      "the last list is short",
+      mutant("list/concat.wgsl", "lengths[list_ix] = length;", "lengths[list_ix] = length - list_ix / 7u;"),
+    ],
+    ["lists are not sorted", gpuPipeline(without("sort"))],
+    ["nothing is returned", gpuPipeline({ ...E01, kernels: E01.kernels.slice(0, 1) })],
+    ["weights stay 0", gpuPipeline(without("scatter"))],
+    [
+      "old weights stay",
+      gpuPipeline({
+        ...without("zeros"),
+        wgslFiles: {
+          ...WGSL_FILES,
+          "list/scatter.wgsl": WGSL_FILES["list/scatter.wgsl"].replace("] = 1.0", " + 1u] = 1.0"),
+        },
+      }),
+    ],
+    ["a subvector is left out", mutant("score/sum.wgsl", "m < SUBVECTORS", "m + 1u < SUBVECTORS")],
+    ["window tokens are candidates", mutant("topk/mask.wgsl", "i < params.rows[r].cand_end", "true")],
+    [
+      "equal distances go to the higher centroid",
+      mutant("quantize/assign.wgsl", "other < wg_number", "other > wg_number"),
+    ],
+    ["every list reads KV head 0", mutant("layer/layer.wgsl", "(query_head % HEADS) / (HEADS / KV_HEADS)", "0u")],
+    ["new keys are not coded", gpuPipeline(without("assign"))],
+  ];
+  for (const [what, pipeline] of mutants) assert(await run(pipeline) !== "", `not noticed: ${what}`);
+});
+
+gpuTest("any operation of a step may run as its TypeScript twin, with the same result", async (gpu) => {
+  const config = resolveConfig({ ...OPTIONS, initOffset: 3 });
+  const n = 250, rows = resolveRows(config, 3, n + 4, 2);
+  const codes = Uint8Array.from(tied(6 * n, 1, 1), (value) => value + 1);
+  const centroids = tied(2 * 3 * 4 * 4, 3, 2);
+  const query = tied(4 * 2 * 12, 3, 3), newKeys = tied(2 * 1 * 12, 3, 4);
+  const layer = await GpuLayer.create(E01, { config, weights: true, gpu });
+  await layer.reserve(capacityFor(config, 400, 2), 0);
+  layer.setCodebook({ centroids });
+  const step = { nCoded: n + 1, nNew: 1, firstNewKey: 0, nNewKeys: 1, initOffset: 3, rows, query, newKeys };
+  const run = async (onCpu: readonly string[] | undefined) => {
+    layer.importCodes(codes, n);
+    const selection = onCpu ? await layer.bisect(step, new Set(onCpu)) : await layer.run(step);
+    return { data: await selection!.read(), codes: await layer.exportCodes(n + 1) };
+  };
+  const expected = await run(undefined);
+  assertEquals(await run([]), expected);
+  for (const operation of layer.operations) assertEquals(await run([operation]), expected, operation);
+  assertEquals(await run(layer.operations), expected);
+  layer.destroy();
+});
