@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { GpuInput } from "../kernels/gpu/buffers.ts";
+import type { OwnedBuffer } from "../kernels/gpu/buffers.ts";
 import type { Gpu } from "../kernels/gpu/device.ts";
 import { PassTimer } from "../kernels/gpu/timing.ts";
 import {
@@ -16,7 +16,7 @@ import {
   joinChecks,
   type SelectionCase,
 } from "../indexer/checks.ts";
-import { capacityFor, type PqConfig } from "../indexer/config.ts";
+import type { PqConfig } from "../indexer/config.ts";
 import { type CodebookInput, PqIndexer } from "../indexer/pq_indexer.ts";
 import type { Pipeline } from "../indexer/pipelines/pipeline.ts";
 import type { Codebook } from "../indexer/reference.ts";
@@ -170,20 +170,33 @@ function lastCodes(index: PqIndexer, codes: Uint8Array): Uint8Array {
   return Uint8Array.from({ length: codes.length / n }, (_, row) => codes[(row + 1) * n - 1]);
 }
 
-/** All queries and new keys of a replay on the GPU, each step's at an offset that can be bound. */
+/** All queries and new keys of a replay on the GPU, and the two buffers that a step reads. */
 async function uploadInputs(test: ReplayCase, gpu: Gpu) {
-  const alignment = gpu.limits.minStorageBufferOffsetAlignment;
   const upload = async (label: string, pick: (step: number) => Float32Array) => {
-    const bytes = pick(0).byteLength;
-    const stride = Math.ceil(bytes / alignment) * alignment;
-    const all = new Float32Array(stride / 4 * test.steps);
-    for (let step = 0; step < test.steps; step++) all.set(pick(step), step * stride / 4);
-    const owned = await gpu.upload(label, all);
-    return { owned, at: (step: number) => ({ buffer: owned.buffer, offset: step * stride, size: bytes }) };
+    const each = pick(0).length;
+    const all = new Float32Array(each * test.steps);
+    for (let step = 0; step < test.steps; step++) all.set(pick(step), step * each);
+    const whole = await gpu.upload(`${label} of all steps`, all);
+    const one = await gpu.upload(label, all.subarray(0, each));
+    const copy = (encoder: GPUCommandEncoder, step: number) =>
+      encoder.copyBufferToBuffer(whole.buffer, step * each * 4, one.buffer, 0, each * 4);
+    return { whole, one, copy };
   };
+  const query = await upload("query", (step) => stepInputs(test, step).query);
+  const newKeys = await upload("new keys", (step) => stepInputs(test, step).newKey);
   return {
-    queries: await upload("queries", (step) => stepInputs(test, step).query),
-    newKeys: await upload("new keys", (step) => stepInputs(test, step).newKey),
+    query: query.one,
+    newKeys: newKeys.one,
+    copy(encoder: GPUCommandEncoder, step: number): void {
+      query.copy(encoder, step);
+      newKeys.copy(encoder, step);
+    },
+    [Symbol.dispose](): void {
+      for (const { whole, one } of [query, newKeys]) {
+        whole.destroy();
+        one.destroy();
+      }
+    },
   };
 }
 
@@ -194,7 +207,7 @@ const WARM_UP_MS = 200;
 const SEGMENT_BYTES = 256 * 2 ** 20;
 
 /** Selects again and again, which leaves the index as it is, until the clocks are up. */
-async function warmUp(index: PqIndexer, gpu: Gpu, query: GpuInput): Promise<void> {
+async function warmUp(index: PqIndexer, gpu: Gpu, query: GPUBuffer): Promise<void> {
   const end = performance.now() + WARM_UP_MS;
   do {
     await index.select(query);
@@ -203,80 +216,123 @@ async function warmUp(index: PqIndexer, gpu: Gpu, query: GpuInput): Promise<void
 }
 
 /**
- * Inputs on the GPU, the whole step in one pass, from submit to idle. Results stay on the GPU until
- * a segment of steps is over, so that no readback lets the clocks drop between steps.
+ * Inputs on the GPU, the whole step in one pass, from submit to idle. As in a decode loop, every step
+ * reads the same input buffers and writes the same results; between steps, off the clock, they are
+ * filled from and copied to buffers that hold a segment of steps, so that no readback lets the GPU's
+ * clocks drop.
  */
 async function timedRun(test: ReplayCase, pipeline: Pipeline, codes: Uint8Array, onProgress: OnProgress) {
   const gpu = test.gpu!;
   using index = await open(test, pipeline, codes);
   const dispatches = index.dispatchesPerStep();
-  const inputs = await uploadInputs(test, gpu);
+  using inputs = await uploadInputs(test, gpu);
   using timer = await PassTimer.create(gpu, test.steps);
   const fencesNow = await gpu.canFenceNow();
-
-  const { heads } = test.capture, weightStride = test.capture.tokens;
-  const { list } = capacityFor(index.config, test.capture.tokens, 1);
-  const sizes = { indices: heads * list * 4, lengths: heads * 4, weights: heads * weightStride * 4 };
-  const alignment = gpu.limits.minStorageBufferOffsetAlignment;
-  const aligned = (bytes: number) => Math.ceil(bytes / alignment) * alignment;
-  const segment = Math.max(1, Math.min(test.steps, Math.floor(SEGMENT_BYTES / aligned(sizes.weights))));
-  const names = ["indices", "lengths", "weights"] as const;
-  const results = await Promise.all(names.map((name) => gpu.allocate(`timed ${name}`, segment * aligned(sizes[name]))));
-  const resultAt = (slot: number) => {
-    const [indices, lengths, weights] = names.map((name, ix) => ({
-      buffer: results[ix].buffer,
-      offset: slot * aligned(sizes[name]),
-      size: sizes[name],
-    }));
-    return { indices, lengths, weights, listStride: list, weightStride };
-  };
+  await warmUp(index, gpu, inputs.query.buffer);
 
   const digests: string[] = [], wallUs: number[] = [];
-  for (let first = 0; first < test.steps; first += segment) {
-    const selections: Selection[] = [];
-    await warmUp(index, gpu, inputs.queries.at(first));
-    for (let step = first; step < Math.min(first + segment, test.steps); step++) {
-      onProgress("time", step, test.steps);
-      const options = { query: inputs.queries.at(step), newKeys: inputs.newKeys.at(step), out: resultAt(step - first) };
-      const begin = performance.now();
-      selections.push(
-        await gpu.submit("step", (encoder) => {
-          const pass = timer ? timer.beginPass(encoder, "step") : encoder.beginComputePass();
-          const recorded = index.record(pass, options);
-          pass.end();
-          return recorded;
-        }),
-      );
-      if (fencesNow) gpu.fenceNow();
-      else await gpu.fence();
-      wallUs.push((performance.now() - begin) * 1e3);
+  const slots = await ResultSlots.create(gpu, await index.select(inputs.query.buffer), test.steps);
+  for (let step = 0; step < test.steps; step++) {
+    onProgress("time", step, test.steps);
+    await gpu.submit("set up the step", (encoder) => inputs.copy(encoder, step));
+    await gpu.fence();
+    const begin = performance.now();
+    const selection = await gpu.submit("step", (encoder) => {
+      const pass = timer ? timer.beginPass(encoder, "step") : encoder.beginComputePass();
+      const recorded = index.record(pass, { query: inputs.query.buffer, newKeys: inputs.newKeys.buffer });
+      pass.end();
+      return recorded;
+    });
+    if (fencesNow) gpu.fenceNow();
+    else await gpu.fence();
+    wallUs.push((performance.now() - begin) * 1e3);
+    await gpu.submit("keep the result", (encoder) => slots.keep(encoder, selection));
+    if (slots.isFull || step === test.steps - 1) {
+      for (const data of await slots.take()) digests.push(digestOf(data));
+      await warmUp(index, gpu, inputs.query.buffer);
     }
-    for (const selection of selections) digests.push(digestOf(await selection.read()));
   }
+  slots.destroy();
   const gpuUs = timer ? (await timer.read()).map(({ us }) => us) : [];
   digests.push(digestOfCodes(await index.readCodes()));
-  for (const owned of [...results, inputs.queries.owned, inputs.newKeys.owned]) owned.destroy();
   return { dispatches, gpuUs, wallUs, digests };
+}
+
+/** Results of a segment of steps on the GPU. */
+class ResultSlots {
+  readonly #gpu: Gpu;
+  readonly #buffers: readonly OwnedBuffer[];
+  readonly #bytes: readonly number[];
+  readonly #strides: { readonly listStride: number; readonly weightStride: number };
+  readonly #count: number;
+  #kept = 0;
+
+  private constructor(gpu: Gpu, selection: Selection, bytes: readonly number[], buffers: OwnedBuffer[], count: number) {
+    this.#gpu = gpu;
+    this.#strides = selection;
+    this.#bytes = bytes;
+    this.#buffers = buffers;
+    this.#count = count;
+  }
+
+  static async create(gpu: Gpu, selection: Selection, steps: number): Promise<ResultSlots> {
+    const lists = selection.batch * selection.heads * selection.rows;
+    const bytes = [lists * selection.listStride * 4, lists * 4, lists * selection.weightStride * 4];
+    const count = Math.max(1, Math.min(steps, Math.floor(SEGMENT_BYTES / Math.max(...bytes))));
+    const buffers = await Promise.all(bytes.map((each) => gpu.allocate("timed results", each * count)));
+    return new ResultSlots(gpu, selection, bytes, buffers, count);
+  }
+
+  get isFull(): boolean {
+    return this.#kept === this.#count;
+  }
+
+  keep(encoder: GPUCommandEncoder, { buffers }: Selection): void {
+    [buffers!.indices, buffers!.lengths, buffers!.weights!].forEach(({ buffer, offset }, ix) => {
+      const bytes = this.#bytes[ix];
+      encoder.copyBufferToBuffer(buffer, offset, this.#buffers[ix].buffer, this.#kept * bytes, bytes);
+    });
+    this.#kept++;
+  }
+
+  /** Reads what was kept and makes the slots free again. */
+  async take(): Promise<SelectionData[]> {
+    const kept = this.#kept;
+    this.#kept = 0;
+    const parts = await this.#gpu.read(
+      this.#buffers.map(({ buffer }, ix) => ({ buffer, bytes: kept * this.#bytes[ix] })),
+    );
+    const at = (ix: number, slot: number) => parts[ix].slice(slot * this.#bytes[ix], (slot + 1) * this.#bytes[ix]);
+    return Array.from({ length: kept }, (_, slot) => ({
+      indices: new Uint32Array(at(0, slot)),
+      lengths: new Uint32Array(at(1, slot)),
+      weights: new Float32Array(at(2, slot)),
+      ...this.#strides,
+    }));
+  }
+
+  destroy(): void {
+    for (const buffer of this.#buffers) buffer.destroy();
+  }
 }
 
 /** Every operation in a pass of its own. */
 async function timedOperations(test: ReplayCase, pipeline: Pipeline, codes: Uint8Array, onProgress: OnProgress) {
   const gpu = test.gpu!;
   using index = await open(test, pipeline, codes);
-  const inputs = await uploadInputs(test, gpu);
+  using inputs = await uploadInputs(test, gpu);
   using timer = await PassTimer.create(gpu, index.operations.length);
-  await warmUp(index, gpu, inputs.queries.at(0));
+  await warmUp(index, gpu, inputs.query.buffer);
   const totals = new Map(index.operations.map((name) => [name, 0]));
   for (let step = 0; timer && step < test.steps; step++) {
     onProgress("operations", step, test.steps);
     await gpu.submit("step by operation", (encoder) => {
+      inputs.copy(encoder, step);
       const perOperation = (name: string) => timer.beginPass(encoder, name);
-      index.record(perOperation, { query: inputs.queries.at(step), newKeys: inputs.newKeys.at(step) });
+      index.record(perOperation, { query: inputs.query.buffer, newKeys: inputs.newKeys.buffer });
     });
     for (const { label, us } of await timer.read()) totals.set(label, totals.get(label)! + us);
   }
-  inputs.queries.owned.destroy();
-  inputs.newKeys.owned.destroy();
   const total = [...totals.values()].reduce((sum, us) => sum + us, 0);
   return [...totals].map(([name, us]) => ({ name, us: us / test.steps, share: total > 0 ? us / total : 0 }));
 }

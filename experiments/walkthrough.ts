@@ -183,7 +183,7 @@ function printTable(rows: readonly Row[], steps: number): void {
     ratios: readonly string[],
     end = "",
   ) =>
-    `${left.padEnd(15)}${disp.padStart(5)}  ${clock.padEnd(5)}${times.map((text) => text.padStart(9)).join("")}${
+    `${left.padEnd(15)}${disp.padStart(5)}  ${clock.padEnd(5)}${times.map((text) => text.padStart(8)).join("")}${
       ratios.map((text) => text.padStart(9)).join("")
     }  ${end}`.trimEnd();
   console.log(`µs per step over ${steps} steps; GPU: the step's pass by timestamps, wall: submit to GPU idle`);
