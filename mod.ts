@@ -34,8 +34,8 @@ export {
 export { DEFAULT_PIPELINE, pipelineById, PIPELINES } from "./indexer/pipelines/mod.ts";
 export type { Layer, LayerContext, LayerStep, PassTarget, Pipeline } from "./indexer/pipelines/pipeline.ts";
 export type { Capacity } from "./indexer/config.ts";
-export { Gpu, type GpuInfo, type GpuOptions, type GpuRange } from "./kernels/gpu/device.ts";
-export { type GpuInput, OwnedBuffer, type ResolvedInput } from "./kernels/gpu/buffers.ts";
+export { Gpu, type GpuInfo, type GpuOptions } from "./kernels/gpu/device.ts";
+export { type GpuInput, type GpuRange, OwnedBuffer, type ResolvedInput } from "./kernels/gpu/buffers.ts";
 export { PassTimer } from "./kernels/gpu/timing.ts";
 export {
   GpuDeviceLostError,

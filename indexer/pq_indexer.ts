@@ -277,7 +277,8 @@ export class PqIndexer {
 
   /**
    * Encodes a step into the caller's compute pass, so that many layers go into one submit. The
-   * index counts the new keys as appended from here on: submit the pass. Allocates nothing.
+   * index counts the new keys as appended from here on: submit the pass. Allocates nothing. At most 64
+   * recorded steps of one index may wait for their submit.
    *
    * @param target a compute pass, or a function that begins one per operation (ended here), to time each
    * @throws {RangeError} without room (see {@linkcode PqIndexer.reserve}) or without a codebook (see {@linkcode PqIndexer.train})

@@ -43,6 +43,16 @@ export interface ResolvedInput {
   readonly size: number;
 }
 
+/** A range of a buffer; offset and bytes are multiples of 4. */
+export interface GpuRange {
+  /** The buffer; needs COPY_SRC. */
+  readonly buffer: GPUBuffer;
+  /** Byte offset, default 0. */
+  readonly offset?: number;
+  /** Bytes. */
+  readonly bytes: number;
+}
+
 /** True for a GPU buffer or a range of one, as opposed to a typed array. */
 export function isGpuInput(input: unknown): input is GpuInput {
   if (typeof input !== "object" || input === null || ArrayBuffer.isView(input)) return false;

@@ -13,7 +13,7 @@ import {
   GpuValidationError,
 } from "./errors.ts";
 import { gpuInstallHint, hostGpu, isDeno } from "./host.ts";
-import { OwnedBuffer } from "./buffers.ts";
+import { type GpuRange, OwnedBuffer } from "./buffers.ts";
 import { Readback } from "./readback.ts";
 
 /**
@@ -272,16 +272,6 @@ export class Gpu {
   [Symbol.dispose](): void {
     this.destroy();
   }
-}
-
-/** A range of a buffer; offset and bytes are multiples of 4. */
-export interface GpuRange {
-  /** The buffer; needs COPY_SRC. */
-  readonly buffer: GPUBuffer;
-  /** Byte offset, default 0. */
-  readonly offset?: number;
-  /** Bytes. */
-  readonly bytes: number;
 }
 
 /** Asks for every wanted feature at once, and one by one where that is refused. */

@@ -8,21 +8,34 @@
  * @module
  */
 
-import type { Gpu, GpuRange } from "./device.ts";
+import type { GpuRange, OwnedBuffer } from "./buffers.ts";
 import { GpuError } from "./errors.ts";
-import type { OwnedBuffer } from "./buffers.ts";
 import { isDeno } from "./host.ts";
 
 const PROBE_VALUE = 0x5eed_1234;
 
+/** What the readback needs of a `Gpu`. */
+export interface ReadbackDevice {
+  /** See `Gpu`. */
+  readonly device: GPUDevice;
+  /** See `Gpu`. */
+  assertAlive(): void;
+  /** See `Gpu`. */
+  allocate(label: string, bytes: number, usage?: number): Promise<OwnedBuffer>;
+  /** See `Gpu`. */
+  upload(label: string, data: Uint32Array): Promise<OwnedBuffer>;
+  /** See `Gpu`. */
+  submit(what: string, encode: (encoder: GPUCommandEncoder) => void): Promise<void>;
+}
+
 /** Staging buffers of one device. Not public: use {@linkcode Gpu.read}. */
 export class Readback {
-  readonly #gpu: Gpu;
+  readonly #gpu: ReadbackDevice;
   readonly #free: OwnedBuffer[] = [];
   #synchronous: Promise<boolean> | undefined;
   #destroyed = false;
 
-  constructor(gpu: Gpu) {
+  constructor(gpu: ReadbackDevice) {
     this.#gpu = gpu;
   }
 
@@ -61,7 +74,7 @@ export class Readback {
   /** A staging buffer whose first mapping is over. */
   async #warmStaging(bytes: number): Promise<OwnedBuffer> {
     const size = 2 ** Math.ceil(Math.log2(Math.max(bytes, 256)));
-    const limit = this.#gpu.limits.maxBufferSize;
+    const limit = this.#gpu.device.limits.maxBufferSize;
     const staging = await this.#gpu.allocate(
       "staging",
       Math.max(bytes, Math.min(size, limit)),
