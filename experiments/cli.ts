@@ -133,6 +133,17 @@ export async function runCommand(command: Command, main: (args: Arguments) => Pr
   }
 }
 
+/** Breaks a line at spaces so that none is longer than `width`, where words allow. */
+export function wrap(text: string, width: number): string {
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    const last = lines[lines.length - 1];
+    if (last !== "" && last.length + 1 + word.length > width) lines.push(word);
+    else lines[lines.length - 1] = last === "" ? word : `${last} ${word}`;
+  }
+  return lines.join("\n");
+}
+
 const useColor = !Deno.noColor && Deno.stdout.isTerminal();
 
 /** Bold on a terminal that wants color. */

@@ -11,7 +11,9 @@ import { PassTimer } from "../kernels/gpu/timing.ts";
 import {
   type Check,
   checkCodes,
+  checkKept,
   checkOracle,
+  checkOracleCodes,
   checkSelection,
   joinChecks,
   type SelectionCase,
@@ -100,7 +102,7 @@ function open(test: ReplayCase, pipeline: Pipeline, codes: Uint8Array | undefine
   return PqIndexer.create({
     ...test.config,
     initOffset: test.initOffset,
-    pipeline: pipeline.id,
+    pipeline,
     device: test.gpu?.device,
     weights: true,
     capacity: test.capture.tokens,
@@ -115,10 +117,8 @@ async function codePrompt(test: ReplayCase, pipeline: Pipeline): Promise<{ codes
   const keys = keysOf(capture, 0, promptTokens(test));
   await index.append(keys);
   const codes = await index.readCodes();
-  return {
-    codes,
-    check: checkCodes(index.config.shape, codebook, keys, codes, Math.min(initOffset, promptTokens(test))),
-  };
+  const check = pipeline.id === "e00" ? checkOracleCodes : checkCodes;
+  return { codes, check: check(index.config.shape, codebook, keys, codes, Math.min(initOffset, promptTokens(test))) };
 }
 
 /** The capture's step and what it may attend to. */
@@ -138,6 +138,7 @@ async function verifiedRun(
 ) {
   using index = await open(test, pipeline, codes);
   const checks: Check[] = [], digests: string[] = [], wallUs: number[] = [];
+  let before = codes;
   for (let step = 0; step < test.steps; step++) {
     onProgress("verify", step, test.steps);
     const { ix, query, newKey, nTokens } = stepInputs(test, step);
@@ -154,10 +155,15 @@ async function verifiedRun(
       codes: now,
       nTokens,
       query,
+      weights: true,
     };
     // The oracle is checked another way than against itself.
-    checks.push(pipeline.id === "e00" ? checkOracle(against, data) : checkSelection(against, data));
-    checks.push(checkCodes(index.config.shape, test.codebook, newKey, lastCodes(index, now)));
+    const isOracle = pipeline.id === "e00";
+    const newest = lastCodes(index, now);
+    checks.push((isOracle ? checkOracle : checkSelection)(against, data));
+    checks.push((isOracle ? checkOracleCodes : checkCodes)(index.config.shape, test.codebook, newKey, newest));
+    checks.push(checkKept(index.config.shape, before, now));
+    before = now;
     onLists(ix, nTokens, Array.from(data.lengths, (_, list) => listOf(data, list)));
   }
   digests.push(digestOfCodes(await index.readCodes()));
@@ -234,6 +240,7 @@ async function timedRun(test: ReplayCase, pipeline: Pipeline, codes: Uint8Array,
   const slots = await ResultSlots.create(gpu, await index.select(inputs.query.buffer), test.steps);
   for (let step = 0; step < test.steps; step++) {
     onProgress("time", step, test.steps);
+    await index.reserve(test.capture.tokens); // what was recorded is submitted
     await gpu.submit("set up the step", (encoder) => inputs.copy(encoder, step));
     await gpu.fence();
     const begin = performance.now();
@@ -326,6 +333,7 @@ async function timedOperations(test: ReplayCase, pipeline: Pipeline, codes: Uint
   const totals = new Map(index.operations.map((name) => [name, 0]));
   for (let step = 0; timer && step < test.steps; step++) {
     onProgress("operations", step, test.steps);
+    await index.reserve(test.capture.tokens); // what was recorded is submitted
     await gpu.submit("step by operation", (encoder) => {
       inputs.copy(encoder, step);
       const perOperation = (name: string) => timer.beginPass(encoder, name);
@@ -342,7 +350,7 @@ function digestOf(data: SelectionData): string {
   const lists = Array.from(data.lengths, (_, list) => listOf(data, list));
   const weights = Array.from(
     data.lengths,
-    (_, list) => data.weights?.subarray(list * data.weightStride, (list + 1) * data.weightStride) ?? [],
+    (_, list) => data.weights?.subarray(list * data.weightStride, (list + 1) * data.weightStride) ?? new Float32Array(),
   );
   return fnv([data.lengths, ...lists, ...weights]);
 }
@@ -351,11 +359,12 @@ function digestOfCodes(codes: Uint8Array): string {
   return fnv([codes]);
 }
 
-/** FNV-1a, 32 bits, over elements. */
-function fnv(parts: readonly ArrayLike<number>[]): string {
+/** FNV-1a, 32 bits, over the bits of elements. */
+function fnv(parts: readonly (Float32Array | Uint32Array | Uint8Array)[]): string {
   let hash = 0x811c9dc5;
   for (const part of parts) {
-    for (let i = 0; i < part.length; i++) hash = Math.imul(hash ^ part[i], 0x01000193);
+    const bits = part instanceof Float32Array ? new Uint32Array(part.buffer, part.byteOffset, part.length) : part;
+    for (let i = 0; i < bits.length; i++) hash = Math.imul(hash ^ bits[i], 0x01000193);
   }
   return (hash >>> 0).toString(16).padStart(8, "0");
 }

@@ -13,7 +13,7 @@ import { PIPELINES } from "../indexer/pipelines/mod.ts";
 import { PqIndexer } from "../indexer/pq_indexer.ts";
 import { referenceScores, referenceTable } from "../indexer/reference.ts";
 import { listOf, type SelectionData } from "../indexer/selection.ts";
-import { type Command, dim, runCommand, verdict } from "./cli.ts";
+import { type Command, dim, runCommand, verdict, wrap } from "./cli.ts";
 import { BUNDLED_GOLDEN, type GoldenCase, loadGolden } from "./inputs/golden.ts";
 
 const COMMAND: Command = {
@@ -68,6 +68,7 @@ export async function verifyCase(golden: GoldenCase, pipeline: string): Promise<
     codes,
     nTokens: golden.tokens,
     query: golden.query,
+    weights: true,
   }, data);
   const checks = [checkGoldenCodes(golden, index, codes), own, checkGoldenLists(golden, index, codes, data)];
   const joined = joinChecks(checks);
@@ -103,23 +104,25 @@ function checkGoldenCodes(golden: GoldenCase, index: PqIndexer, codes: Uint8Arra
       }
     }
   }
+  // Keys before initOffset have no code: a prompt that arrives in the step may begin there.
+  const coded = Math.min(newKeyCount, n), first = newKeyCount - coded;
   const slice = (get: (b: number, i: number, row: number) => number) => {
-    const out = new Uint8Array(batch * perToken * newKeyCount);
+    const out = new Uint8Array(batch * perToken * coded);
     for (let b = 0; b < batch; b++) {
       for (let row = 0; row < perToken; row++) {
-        for (let k = 0; k < newKeyCount; k++) {
-          out[(b * perToken + row) * newKeyCount + k] = get(b, n - newKeyCount + k, row);
+        for (let k = 0; k < coded; k++) {
+          out[(b * perToken + row) * coded + k] = get(b, n - coded + k, row);
         }
       }
     }
     return out;
   };
   const { shape } = index.config;
-  const checks = [checkCodes(shape, index.codebook!, golden.newKeys, slice(ours))];
+  const checks = [checkCodes(shape, index.codebook!, golden.newKeys, slice(ours), first)];
   if (nAfter === n) {
     // Both are within the bound of the minimum, so they may differ from each other.
     const file = slice((b, i, row) => theirs(golden.codesAfter, nAfter, b, i, row));
-    const check = checkCodes(shape, index.codebook!, golden.newKeys, file);
+    const check = checkCodes(shape, index.codebook!, golden.newKeys, file, first);
     checks.push({ ...check, firstError: check.firstError && `in the file, ${check.firstError}` });
   }
   return joinChecks(checks);
@@ -189,7 +192,7 @@ if (import.meta.main) {
     const files = args.positional.length > 0 ? args.positional : [fileURLToPath(BUNDLED_GOLDEN)];
     const hasGpu = await Gpu.shared().then(() => true, (error) => {
       if (!(error instanceof GpuUnavailableError)) throw error;
-      console.log(`${error.message}\nVerifying the CPU pipelines only.`);
+      console.log(`No GPU: verifying the CPU pipelines only.\n${wrap(error.message, 100)}`);
       return false;
     });
     const pipelines = PIPELINES.filter((pipeline) => hasGpu || pipeline.runsOn === "cpu");

@@ -11,7 +11,7 @@ import { GpuUnavailableError } from "../kernels/gpu/errors.ts";
 import { initOffsetAt, type Metric, type PqConfig, resolveConfig } from "../indexer/config.ts";
 import { trainCentroids } from "../indexer/kmeans.ts";
 import { PIPELINES } from "../indexer/pipelines/mod.ts";
-import { bold, type Command, dim, Progress, runCommand, UsageError, verdict } from "./cli.ts";
+import { bold, type Command, dim, Progress, runCommand, UsageError, verdict, wrap } from "./cli.ts";
 import { BUNDLED_CAPTURE, keysOf, loadCapture } from "./inputs/capture.ts";
 import { provenance } from "./provenance.ts";
 import { type Quality, QualityMeter } from "./quality.ts";
@@ -50,7 +50,7 @@ if (import.meta.main) {
       throw new UsageError(`Cannot use --metric ${metric} as it must be euclidean or ip`);
     }
     const asked = {
-      subvectors: args.integer("subvectors", 1, 16),
+      subvectors: args.integer("subvectors", 1, 4096),
       bits: args.integer("bits", 1, 8),
       metric: metric as Metric,
       sinkSize: args.size("sink"),
@@ -62,7 +62,7 @@ if (import.meta.main) {
 
     const gpu = await Gpu.shared().catch((error) => {
       if (!(error instanceof GpuUnavailableError)) throw error;
-      console.log(`No GPU: running the CPU reference only. ${error.message}`);
+      console.log(`No GPU: running the CPU reference only.\n${wrap(error.message, 100)}`);
       return undefined;
     });
     if (gpu) {

@@ -118,6 +118,24 @@ export function checkCodes(
   return tally;
 }
 
+/**
+ * Checks that a step left older codes as they were.
+ *
+ * @param before u8 `[B, Hkv, M, n]`
+ * @param after u8 `[B, Hkv, M, n + t]`
+ */
+export function checkKept(shape: LayerShape, before: Uint8Array, after: Uint8Array): Check {
+  const tally = new Tally();
+  const rows = shape.batch * shape.kvHeads * shape.subvectors;
+  const n = before.length / rows, m = after.length / rows;
+  before.forEach((code, at) => {
+    tally.checked++;
+    const now = after[Math.floor(at / n) * m + at % n];
+    if (now !== code) tally.fail(`the step changed the code of coded token ${at % n} from ${code} to ${now}`);
+  });
+  return tally;
+}
+
 /** For every centroid the lowest one of its group whose first `columns` columns are the same. */
 function identicalCentroids(shape: LayerShape, codebook: Codebook, columns: number): Uint8Array {
   const width = centroidWidth(shape);
@@ -147,6 +165,8 @@ export interface SelectionCase {
   readonly nTokens: number;
   /** f32 `[B, H, rows, D]` */
   readonly query: Float32Array;
+  /** Whether weights were asked for. */
+  readonly weights: boolean;
 }
 
 /** f64 scores of a case with the rounding bound of each. */
@@ -229,13 +249,25 @@ export function checkSelection(selection: SelectionCase, data: SelectionData): C
       continue;
     }
     const before = tally.errors;
-    checkWeights(tally, where, data, list, got);
+    checkWeights(tally, where, data, list, got, selection.weights);
     if (tally.errors === before) checkTokens(tally, where, list, selection, expected, got, bounded);
   }
   return tally;
 }
 
-function checkWeights(tally: Tally, where: string, data: SelectionData, list: number, got: Uint32Array): void {
+function checkWeights(
+  tally: Tally,
+  where: string,
+  data: SelectionData,
+  list: number,
+  got: Uint32Array,
+  asked: boolean,
+): void {
+  if (asked !== (data.weights !== undefined)) {
+    return tally.fail(
+      `${where}: weights were ${asked ? "" : "not "}asked for and are ${data.weights ? "" : "not "}there`,
+    );
+  }
   if (!data.weights) return;
   const row = data.weights.subarray(list * data.weightStride, (list + 1) * data.weightStride);
   if (row.length !== data.weightStride) return tally.fail(`${where} has ${row.length} weights of ${data.weightStride}`);
@@ -307,8 +339,9 @@ function checkTokens(
 }
 
 /**
- * Checks the oracle itself, another way: scores as q · (the key rebuilt from its centroids), and a
- * list is right if no unlisted candidate beats a listed one. Within `slack` relative f64 rounding.
+ * Checks the oracle's lists another way than it makes them: scores as q · (the key rebuilt from its
+ * centroids), and a list is right if it is ascending, complete, and no unlisted candidate beats a
+ * listed one: not by score, beyond f64 rounding, and not by token at the same score.
  */
 export function checkOracle(selection: SelectionCase, data: SelectionData): Check {
   const { config, codebook, codes, nTokens, query, initOffset } = selection;
@@ -318,21 +351,29 @@ export function checkOracle(selection: SelectionCase, data: SelectionData): Chec
   const nLists = query.length / shape.headWidth;
   const rows = nLists / (shape.batch * shape.heads);
   const n = codes.length / (shape.batch * shape.kvHeads * shape.subvectors);
+  if (data.lengths.length !== nLists) tally.fail(`${data.lengths.length} lists where there must be ${nLists}`);
   for (let list = 0; list < nLists; list++) {
     tally.checked++;
     const seen = nTokens - rows + 1 + list % rows;
     const S = sizeAt(config.sinkSize, seen), W = sizeAt(config.windowSize, seen), K = sizeAt(config.heavySize, seen);
     const isShort = seen <= K + initOffset + rows + shape.centroids || S + K + W >= seen;
-    const listed = new Set(data.indices.subarray(list * data.listStride, list * data.listStride + data.lengths[list]));
-    const fail = (why: string) => tally.fail(`list ${list} ${why}`);
-    if (listed.size !== data.lengths[list]) fail("repeats a token");
+    const tokens = data.indices.subarray(list * data.listStride, list * data.listStride + data.lengths[list]);
+    const where = `list ${list}`;
+    const fail = (why: string) => tally.fail(`${where} ${why}`);
+    if (tokens.some((token, j) => j > 0 && !(tokens[j - 1] < token))) fail("is not ascending");
+    if (tokens.some((token) => token >= seen)) fail(`lists a token beyond ${seen}`);
+    checkWeights(tally, where, data, list, tokens, selection.weights);
+    const listed = new Set(tokens);
     const kv = kvOfHead(shape, Math.floor(list / rows));
-    let worstListed = Infinity, bestUnlisted = -Infinity, candidates = 0, heavy = 0, slack = 0;
+    let candidates = 0, heavy = 0, fixed = 0, slack = 0;
+    const worst = { score: Infinity, token: -1 }, best = { score: -Infinity, token: Infinity };
     for (let token = 0; token < seen; token++) {
-      const isCandidate = !isShort && token >= Math.max(initOffset, S) && token < seen - W;
       const isFixed = isShort || token < S || token >= seen - W;
-      if (isFixed && !listed.has(token)) fail(`misses token ${token}`);
-      if (!isFixed && !isCandidate && listed.has(token)) fail(`lists token ${token}, which is not coded`);
+      const isCandidate = !isFixed && token >= initOffset;
+      if (isFixed) {
+        fixed++;
+        if (!listed.has(token)) fail(`misses token ${token}`);
+      }
       if (!isCandidate) continue;
       candidates++;
       let score = 0;
@@ -347,13 +388,64 @@ export function checkOracle(selection: SelectionCase, data: SelectionData): Chec
       }
       if (listed.has(token)) {
         heavy++;
-        worstListed = Math.min(worstListed, score);
-      } else {
-        bestUnlisted = Math.max(bestUnlisted, score);
+        if (score <= worst.score) Object.assign(worst, { score, token });
+      } else if (score > best.score) {
+        Object.assign(best, { score, token });
       }
     }
-    if (!isShort && heavy !== Math.min(K, candidates)) fail(`has ${heavy} heavy tokens of ${Math.min(K, candidates)}`);
-    if (!(worstListed >= bestUnlisted - slack)) fail(`lists a score ${worstListed} and leaves out ${bestUnlisted}`);
+    if (heavy !== Math.min(K, candidates)) fail(`has ${heavy} heavy tokens of ${Math.min(K, candidates)}`);
+    if (tokens.length !== fixed + heavy) fail(`has ${tokens.length} tokens, not ${fixed + heavy}`);
+    if (!(worst.score >= best.score - slack)) fail(`lists a score ${worst.score} and leaves out ${best.score}`);
+    if (worst.score === best.score && worst.token > best.token) {
+      fail(`lists token ${worst.token} and leaves out ${best.token}, which ties and is lower`);
+    }
+  }
+  return tally;
+}
+
+/**
+ * Checks the oracle's codes another way than it makes them: by the expanded form ‖c‖² − 2 x·c, within
+ * f64 rounding of the minimum.
+ *
+ * @param keys f32 `[B, Hkv, t, D]`
+ * @param codes u8 `[B, Hkv, M, t − first]`
+ */
+export function checkOracleCodes(
+  shape: LayerShape,
+  codebook: Codebook,
+  keys: Float32Array,
+  codes: Uint8Array,
+  first = 0,
+): Check {
+  const tally = new Tally();
+  const d = subWidth(shape), width = centroidWidth(shape);
+  const nKv = shape.batch * shape.kvHeads;
+  const t = keys.length / (nKv * shape.headWidth), count = t - first;
+  if (codes.length !== nKv * shape.subvectors * count) tally.fail(`${codes.length} codes`);
+  const norms = new Float64Array(codebook.centroids.length / width);
+  codebook.centroids.forEach((value, at) => norms[Math.floor(at / width)] += value * value);
+  for (let group = 0; group < nKv * shape.subvectors; group++) {
+    const kv = Math.floor(group / shape.subvectors), m = group % shape.subvectors;
+    for (let i = 0; i < count; i++) {
+      tally.checked++;
+      const key = ((kv * t + first + i) * shape.subvectors + m) * d;
+      let squared = 0;
+      for (let j = 0; j < d; j++) squared += keys[key + j] * keys[key + j];
+      const last = shape.augmented ? Math.sqrt(Math.max(codebook.phi![group] - squared, 0)) : 0;
+      let least = Infinity, chosen = NaN, size = squared + last * last;
+      for (let c = 0; c < shape.centroids; c++) {
+        const at = (group * shape.centroids + c) * width;
+        let dot = shape.augmented ? last * codebook.centroids[at + d] : 0;
+        for (let j = 0; j < d; j++) dot += keys[key + j] * codebook.centroids[at + j];
+        const value = norms[group * shape.centroids + c] - 2 * dot;
+        size = Math.max(size, norms[group * shape.centroids + c]);
+        least = Math.min(least, value);
+        if (c === codes[group * count + i]) chosen = value;
+      }
+      if (!(chosen - least <= size * width * 2 ** -48)) {
+        tally.fail(`code of key ${first + i}, KV head ${kv}, subvector ${m} is ${codes[group * count + i]}`);
+      }
+    }
   }
   return tally;
 }

@@ -31,7 +31,7 @@ export interface PqConfig {
   readonly kvHeads?: number;
   /** D: head width. */
   readonly headWidth: number;
-  /** M: subvectors per key, a divisor of D, 1 … 16. Default 2. */
+  /** M: subvectors per key, a divisor of D. Default 2. */
   readonly subvectors?: number;
   /** Bits per code, 1 … 8: C = 2^bits centroids. Default 6. */
   readonly bits?: number;
@@ -104,8 +104,8 @@ export function resolveConfig(config: PqConfig): ResolvedConfig {
   if (heads % kvHeads !== 0) {
     refuse(action, "heads must be divisible by kvHeads", `heads is ${heads}, kvHeads is ${kvHeads}`);
   }
-  const headWidth = wholeNumber(action, "headWidth", config.headWidth, 1, 4096);
-  const subvectors = wholeNumber(action, "subvectors", config.subvectors ?? 2, 1, 16);
+  const headWidth = wholeNumber(action, "headWidth", config.headWidth, 1, most);
+  const subvectors = wholeNumber(action, "subvectors", config.subvectors ?? 2, 1, headWidth);
   if (headWidth % subvectors !== 0) {
     refuse(action, "D must be divisible by M", `headWidth (D) is ${headWidth}, subvectors (M) is ${subvectors}`);
   }
@@ -181,7 +181,8 @@ export function isShort(row: RowShape): boolean {
 /**
  * Resolves the rows of a step: row r of sq sees `nTokens − sq + 1 + r` tokens.
  *
- * @throws {RangeError} if there are more rows than tokens, or more than {@linkcode MAX_ROWS}
+ * @throws {RangeError} if there are more rows than tokens (an empty index lists nothing for one row), or
+ * more than {@linkcode MAX_ROWS}
  */
 export function resolveRows(
   config: ResolvedConfig,
@@ -190,7 +191,7 @@ export function resolveRows(
   nRows: number,
 ): RowShape[] {
   wholeNumber("select", "rows", nRows, 1, MAX_ROWS);
-  if (nRows > nTokens + 1) {
+  if (nRows > Math.max(1, nTokens)) {
     refuse("select", "every query row must be the row of a cached token", `rows is ${nRows}, tokens is ${nTokens}`);
   }
   return Array.from(

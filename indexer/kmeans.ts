@@ -61,9 +61,10 @@ export class Random {
 /**
  * Trains a codebook on the keys of a prompt.
  *
- * @param keys f32 `[B, Hkv, n, D]`, all finite
+ * @param keys f32 `[B, Hkv, n, D]`; subvectors that hold NaN or ±inf are left out of the training
  * @returns centroids, phi for metric "ip", and u8 codes `[B, Hkv, M, n − initOffset]` of those centroids
- * @throws {RangeError} if fewer keys than centroids remain after `initOffset`
+ * @throws {RangeError} if fewer (finite) keys than centroids remain after `initOffset`, or if squared norms
+ * overflow f32 (metric "ip")
  */
 export function trainCodebook(
   shape: LayerShape,
@@ -94,21 +95,34 @@ export function trainCentroids(shape: LayerShape, keys: Float32Array, options: T
   for (let group = 0; group < nGroups; group++) {
     const kv = Math.floor(group / shape.subvectors), m = group % shape.subvectors;
     const random = new Random(seed + group);
+    const startOf = (i: number) => ((kv * t + initOffset + i) * shape.subvectors + m) * d;
     const norms = new Float32Array(n);
-    if (phi) {
-      for (let i = 0; i < n; i++) {
-        const at = ((kv * t + initOffset + i) * shape.subvectors + m) * d;
-        let norm = 0;
-        for (let j = 0; j < d; j++) norm += keys[at + j] ** 2;
-        norms[i] = norm;
-        phi[group] = Math.max(phi[group], norm);
-      }
+    const finite: number[] = [];
+    for (let i = 0; i < n; i++) {
+      let norm = 0;
+      for (let j = 0; j < d; j++) norm += keys[startOf(i) + j] ** 2;
+      // Squares of finite f32 values stay finite in f64.
+      if (!Number.isFinite(norm)) continue;
+      norms[i] = norm;
+      finite.push(i);
+      if (phi) phi[group] = Math.max(phi[group], norm);
     }
-    const sample = sampleSorted(random, n, Math.min(n, maxKeysPerCentroid * shape.centroids));
+    if (finite.length < shape.centroids) {
+      const where = `KV head ${kv}, subvector ${m}`;
+      refuse(
+        "train a codebook",
+        "there must be at least C finite keys",
+        `C is ${shape.centroids}, ${where} has ${finite.length}`,
+      );
+    }
+    if (phi && !Number.isFinite(phi[group])) {
+      refuse("train a codebook", "squared norms of subvectors must be finite in f32", `the largest is ${phi[group]}`);
+    }
+    const sample = sampleSorted(random, finite.length, Math.min(finite.length, maxKeysPerCentroid * shape.centroids));
     const points = new Float32Array(sample.length * width);
-    sample.forEach((i, p) => {
-      const at = ((kv * t + initOffset + i) * shape.subvectors + m) * d;
-      points.set(keys.subarray(at, at + d), p * width);
+    sample.forEach((nth, p) => {
+      const i = finite[nth];
+      points.set(keys.subarray(startOf(i), startOf(i) + d), p * width);
       if (phi) points[p * width + d] = Math.sqrt(Math.max(phi[group] - norms[i], 0));
     });
     const found = kmeans(points, width, shape.centroids, iterations, random);

@@ -7,7 +7,7 @@
 import { type GpuInput, isGpuInput, type OwnedBuffer, resolveInput } from "../kernels/gpu/buffers.ts";
 import { Gpu } from "../kernels/gpu/device.ts";
 import { GpuOutOfMemoryError } from "../kernels/gpu/errors.ts";
-import { centroidWidth } from "../kernels/shape.ts";
+import { centroidWidth, MAX_ROWS } from "../kernels/shape.ts";
 import {
   capacityFor,
   initOffsetAt,
@@ -22,7 +22,7 @@ import { trainCentroids } from "./kmeans.ts";
 import { DEFAULT_PIPELINE, pipelineById } from "./pipelines/mod.ts";
 import type { Layer, LayerStep, PassTarget, Pipeline } from "./pipelines/pipeline.ts";
 import type { Codebook } from "./reference.ts";
-import type { Selection, SelectionOutput } from "./selection.ts";
+import { Selection, type SelectionOutput } from "./selection.ts";
 
 /** A codebook trained elsewhere, with the codes that go with it. */
 export interface CodebookInput {
@@ -83,14 +83,27 @@ export interface RecordOptions extends StepOptions {
   readonly newKeys?: GpuInput;
 }
 
-/** Keys that wait for a codebook. */
-type PendingKeys = { readonly tokens: number; readonly keys: Float32Array | OwnedBuffer };
+/** Keys that wait for a codebook: an array of our own, or a range of the pending buffer. */
+interface PendingKeys {
+  readonly tokens: number;
+  readonly keys: Float32Array | { readonly offset: number; readonly bytes: number };
+}
+
+/** What a call may change and a failed call must restore. */
+interface State {
+  readonly tokens: number;
+  readonly pending: readonly PendingKeys[];
+  readonly pendingBytes: number;
+  readonly codebook: Codebook | undefined;
+  readonly initOffset: number | undefined;
+}
 
 /**
  * An index over the keys of one attention layer.
  *
- * Calls are queued: one that was not awaited is finished before the next begins. A call that throws
- * leaves the index as it was.
+ * Calls are queued: one that was not awaited is finished before the next begins, and typed arrays are
+ * copied before a call returns, so the caller may reuse them at once. A call that throws leaves the
+ * index as it was.
  *
  * @example
  * ```ts
@@ -114,7 +127,9 @@ export class PqIndexer {
   readonly #gpu: Gpu | undefined;
   #initOffset: number | undefined;
   #codebook: Codebook | undefined;
-  #pending: PendingKeys[] = [];
+  #pending: readonly PendingKeys[] = [];
+  #pendingBuffer: OwnedBuffer | undefined;
+  #pendingBytes = 0;
   #tokens = 0;
   #roomTokens = 0;
   #roomRows = 1;
@@ -150,9 +165,14 @@ export class PqIndexer {
       ? DEFAULT_PIPELINE
       : pipelineById(options.pipeline);
     const capacity = options.capacity ?? 1024;
-    if (!Number.isInteger(capacity) || capacity < 0) {
-      refuse("create an index", "capacity must be an integer ≥ 0", `capacity is ${capacity}`);
-    }
+    const integer = (name: string, value: number, least: number) => {
+      if (!Number.isSafeInteger(value) || value < least) {
+        refuse("create an index", `${name} must be an integer ≥ ${least}`, `${name} is ${value}`);
+      }
+    };
+    integer("capacity", capacity, 0);
+    integer("seed", options.seed ?? 0, 0);
+    integer("iterations", options.iterations ?? 10, 1);
     const given = options.codebook && readCodebook(config, options.codebook);
     const gpu = pipeline.runsOn === "cpu" ? undefined : options.device ? Gpu.of(options.device) : await Gpu.shared();
     const layer = await pipeline.create({ config, weights: options.weights ?? false, gpu });
@@ -210,7 +230,7 @@ export class PqIndexer {
   /**
    * Makes room for `tokens` tokens and `rows` query rows, so that no later call grows a buffer up to
    * there. Needed before {@linkcode PqIndexer.record}, which never allocates; never between a
-   * record and its submit.
+   * record and its submit. Cheap where there is room already: call it once per decode step.
    *
    * @throws {RangeError} beyond the device's limits; {@linkcode GpuOutOfMemoryError}
    */
@@ -225,27 +245,30 @@ export class PqIndexer {
    * @throws {RangeError} if there is a codebook already, or if fewer keys than centroids remain after initOffset
    */
   train(keys?: Float32Array | GpuInput, options: AppendOptions = {}): Promise<void> {
+    const own = ownCopy(keys);
     return this.#exclusive(async () => {
       if (this.#codebook) {
         refuse("train a codebook", "an index is trained once", `this one has ${this.codedTokens} coded tokens`);
       }
-      const t = keys === undefined ? 0 : this.#countKeys("train a codebook", keys, options.tokens);
-      await this.#withPending(keys, t, () => this.#trainOnPending());
+      const t = own === undefined ? 0 : this.#countKeys("train a codebook", own, options.tokens);
+      await this.#withPending(own, t, () => this.#trainOnPending());
     });
   }
 
   /**
    * Appends keys: codes them, or keeps them until there is a codebook.
    *
-   * @param keys f32 `[B, Hkv, t, D]`, t ≥ 0; a typed array (finite, else refused) or a GPU buffer (not inspected)
+   * @param keys f32 `[B, Hkv, t, D]`, t ≥ 0; a typed array (finite, else refused) or a GPU buffer (not
+   * inspected; it needs STORAGE, and until there is a codebook COPY_SRC)
    * @throws {RangeError | TypeError} for a wrong length, NaN or ±inf, or tokens beyond the device's limits
    */
   append(keys: Float32Array | GpuInput, options: AppendOptions = {}): Promise<void> {
+    const own = ownCopy(keys);
     return this.#exclusive(async () => {
-      const t = this.#countKeys("append", keys, options.tokens);
-      if (!this.#codebook) return await this.#withPending(keys, t, () => Promise.resolve());
+      const t = this.#countKeys("append", own, options.tokens);
+      if (!this.#codebook) return await this.#withPending(own, t, () => Promise.resolve());
       await this.#makeRoom(this.#tokens + t, this.#roomRows, this.codedTokens);
-      await this.#code(keys, t, this.#tokens);
+      await this.#code(own, t, this.#tokens);
       this.#tokens += t;
     });
   }
@@ -258,7 +281,8 @@ export class PqIndexer {
    * @throws {RangeError | TypeError} for a wrong length, NaN or ±inf
    */
   select(query: Float32Array | GpuInput, options: SelectOptions = {}): Promise<Selection> {
-    return this.#exclusive(() => this.#step(query, undefined, options));
+    const own = ownCopy(query);
+    return this.#exclusive(() => this.#step(own, undefined, options));
   }
 
   /**
@@ -272,13 +296,15 @@ export class PqIndexer {
     newKeys: Float32Array | GpuInput,
     options: StepOptions = {},
   ): Promise<Selection> {
-    return this.#exclusive(() => this.#step(query, newKeys, options));
+    const ownQuery = ownCopy(query), ownKeys = ownCopy(newKeys);
+    return this.#exclusive(() => this.#step(ownQuery, ownKeys, options));
   }
 
   /**
    * Encodes a step into the caller's compute pass, so that many layers go into one submit. The
-   * index counts the new keys as appended from here on: submit the pass. Allocates nothing. At most 64
-   * recorded steps of one index may wait for their submit.
+   * index counts the new keys as appended from here on: submit the pass before any other call of this
+   * index. Allocates nothing. At most 64 steps of one index may be recorded in a row; any awaited call
+   * after the submit ({@linkcode PqIndexer.reserve}, say) begins a new row.
    *
    * @param target a compute pass, or a function that begins one per operation (ended here), to time each
    * @throws {RangeError} without room (see {@linkcode PqIndexer.reserve}) or without a codebook (see {@linkcode PqIndexer.train})
@@ -287,6 +313,13 @@ export class PqIndexer {
     this.#assertUsable();
     if (this.#queue) refuse("record a step", "earlier calls must have finished", "one is running: await it first");
     const { query, newKeys } = options;
+    for (const [name, input] of Object.entries({ query, newKeys }) as [string, unknown][]) {
+      if (input instanceof Float32Array) {
+        throw new TypeError(
+          `Cannot record a step as its ${name} must be a GPU buffer: it is a Float32Array; use step()`,
+        );
+      }
+    }
     const t = newKeys === undefined ? 0 : this.#countKeys("record a step", newKeys, options.tokens);
     const rows = this.#countRows(query, options.rows);
     const total = this.#tokens + t;
@@ -301,7 +334,7 @@ export class PqIndexer {
     const step = this.#layerStep(query, newKeys, t, rows, options.out);
     const selection = this.#layer.record(target, step)!;
     this.#tokens = total;
-    return selection;
+    return this.#inTurn(selection);
   }
 
   /** Dispatches that a step with t new keys would take now. */
@@ -314,11 +347,17 @@ export class PqIndexer {
     return this.#exclusive(() => this.#layer.exportCodes(this.codedTokens));
   }
 
-  /** Frees the layer's buffers. The device stays. */
+  /** Frees the layer's buffers, after calls that still run. The device stays. */
   destroy(): void {
+    if (this.#destroyed) return;
     this.#destroyed = true;
-    this.#layer.destroy();
-    for (const { keys } of this.#pending.splice(0)) if (!(keys instanceof Float32Array)) keys.destroy();
+    const free = () => {
+      this.#layer.destroy();
+      this.#pendingBuffer?.destroy();
+      this.#pending = [];
+    };
+    if (this.#queue) this.#queue.then(free, free);
+    else free();
   }
 
   /** Same as {@linkcode PqIndexer.destroy}, for `using`. */
@@ -334,9 +373,11 @@ export class PqIndexer {
   /** Runs a call after those before it; at once if there are none. */
   async #exclusive<T>(work: () => Promise<T>): Promise<T> {
     const before = this.#queue;
+    this.#assertUsable();
     const run = async () => {
-      await before?.catch(() => {});
-      this.#assertUsable();
+      if (before) await before.catch(() => {});
+      this.#layer.settle();
+      this.#gpu?.assertAlive();
       return await work();
     };
     const running = run();
@@ -356,41 +397,58 @@ export class PqIndexer {
     const action = newKeys === undefined ? "select" : "step";
     const rows = this.#countRows(query, options.rows);
     const t = newKeys === undefined ? 0 : this.#countKeys(action, newKeys, options.tokens);
-    const total = this.#tokens + t;
-    // Resolves the rows, and so refuses what is wrong with them before anything grows.
-    const step = this.#layerStep(query, newKeys, t, rows, options.out);
-    if (this.#codebook) {
-      await this.#makeRoom(total, rows, this.codedTokens);
-      if (newKeys !== undefined && !this.#fitsOneUpload(newKeys)) {
-        return await this.#codeThenSelect(query, newKeys, t, rows, options.out);
-      }
-      const selection = await this.#layer.run(step);
-      this.#tokens = total;
-      return selection!;
+    const { out } = options;
+    // Resolves the rows and the buffers, and so refuses what is wrong with them before anything changes.
+    this.#layer.check(this.#layerStep(query, newKeys, t, rows, out));
+    if (!this.#codebook) {
+      return await this.#withPending(newKeys, t, async () => {
+        const wanted = resolveRows(this.#config, initOffsetAt(this.#config, this.#tokens), this.#tokens, rows);
+        if (!wanted.every(isShort)) await this.#trainOnPending();
+        await this.#makeRoom(this.#tokens, rows, this.codedTokens);
+        return await this.#run(this.#layerStep(query, undefined, 0, rows, out));
+      });
     }
-    return await this.#withPending(newKeys, t, async () => {
-      const wanted = resolveRows(this.#config, initOffsetAt(this.#config, this.#tokens), this.#tokens, rows);
-      if (!wanted.every(isShort)) await this.#trainOnPending();
-      await this.#makeRoom(this.#tokens, rows, this.codedTokens);
-      return (await this.#layer.run(this.#layerStep(query, undefined, 0, rows, options.out)))!;
+    return await this.#transaction(async () => {
+      await this.#makeRoom(this.#tokens + t, rows, this.codedTokens);
+      if (newKeys === undefined || this.#fitsOneUpload(newKeys)) {
+        const selection = await this.#run(this.#layerStep(query, newKeys, t, rows, out));
+        this.#tokens += t;
+        return selection;
+      }
+      await this.#code(newKeys, t, this.#tokens);
+      this.#tokens += t;
+      return await this.#run(this.#layerStep(query, undefined, 0, rows, out));
     });
   }
 
-  /** A step whose keys are too many for one upload. */
-  async #codeThenSelect(
-    query: Float32Array | GpuInput,
-    newKeys: Float32Array | GpuInput,
-    t: number,
-    rows: number,
-    out: SelectionOutput | undefined,
-  ): Promise<Selection> {
-    const before = this.#tokens;
-    await this.#code(newKeys, t, before);
-    this.#tokens += t;
+  /** Runs a step that selects. Its result is read in turn with the index's calls. */
+  async #run(step: LayerStep): Promise<Selection> {
+    const selection = (await this.#layer.run(step))!;
+    return this.#inTurn(selection);
+  }
+
+  #inTurn(selection: Selection): Selection {
+    const read = () => this.#exclusive(() => selection.read());
+    return new Selection(this.#config.shape, selection.rows, selection, selection.buffers, read);
+  }
+
+  /** Runs `work`, and restores what it changed if it throws. */
+  async #transaction<T>(work: () => Promise<T>): Promise<T> {
+    const before: State = {
+      tokens: this.#tokens,
+      pending: this.#pending,
+      pendingBytes: this.#pendingBytes,
+      codebook: this.#codebook,
+      initOffset: this.#initOffset,
+    };
     try {
-      return (await this.#layer.run(this.#layerStep(query, undefined, 0, rows, out)))!;
+      return await work();
     } catch (error) {
-      this.#tokens = before;
+      this.#tokens = before.tokens;
+      this.#pending = before.pending;
+      this.#pendingBytes = before.pendingBytes;
+      this.#codebook = before.codebook;
+      this.#initOffset = before.initOffset;
       throw error;
     }
   }
@@ -453,41 +511,50 @@ export class PqIndexer {
     }
   }
 
-  /** Keeps keys as pending while `work` runs, and for good if it does not throw. */
+  /** Adds keys to the pending ones, then runs `work`; both or neither. Drops pending keys once they are coded. */
   async #withPending<T>(keys: Float32Array | GpuInput | undefined, t: number, work: () => Promise<T>): Promise<T> {
-    if (keys === undefined || t === 0) return await work();
-    const kept = { tokens: t, keys: await this.#keep(keys, t) };
-    this.#pending.push(kept);
-    this.#tokens += t;
-    try {
-      return await work();
-    } catch (error) {
-      // Training takes all pending keys at once or none, so the ones added here are still last.
-      if (this.#pending.at(-1) === kept) {
-        this.#pending.pop();
-        this.#tokens -= t;
-        if (!(kept.keys instanceof Float32Array)) kept.keys.destroy();
+    const result = await this.#transaction(async () => {
+      if (keys !== undefined && t > 0) {
+        await this.#makeRoom(this.#tokens + t, this.#roomRows, 0);
+        this.#pending = [...this.#pending, { tokens: t, keys: await this.#keep(keys, t) }];
+        this.#tokens += t;
       }
-      throw error;
+      return await work();
+    });
+    if (this.#codebook) {
+      this.#pending = [];
+      this.#pendingBytes = 0;
+      this.#pendingBuffer?.destroy();
+      this.#pendingBuffer = undefined;
     }
+    return result;
   }
 
-  /** A copy of the caller's keys that outlives the call. */
-  async #keep(keys: Float32Array | GpuInput, t: number): Promise<Float32Array | OwnedBuffer> {
-    if (keys instanceof Float32Array) return keys.slice();
+  /** Keys that outlive the call: the array, which is our own already, or a copy in the pending buffer. */
+  async #keep(keys: Float32Array | GpuInput, t: number): Promise<PendingKeys["keys"]> {
+    if (keys instanceof Float32Array) return keys;
     const gpu = this.#gpu!;
-    const bytes = this.#keyBytes(t);
-    const source = resolveInput("new keys", keys, bytes, gpu.limits);
-    const copy = await gpu.allocate("pending keys", bytes);
-    try {
-      await gpu.submit("keep keys", (encoder) => {
-        encoder.copyBufferToBuffer(source.buffer, source.offset, copy.buffer, 0, bytes);
-      });
-    } catch (error) {
-      copy.destroy();
-      throw error;
+    const range = { offset: this.#pendingBytes, bytes: this.#keyBytes(t) };
+    const source = resolveInput("new keys", keys, range.bytes, gpu.limits, true);
+    const end = range.offset + range.bytes;
+    const old = this.#pendingBuffer;
+    if (!old || old.bytes < end) {
+      const room = Math.max(end, Math.min(2 * (old?.bytes ?? 0), gpu.limits.maxBufferSize));
+      const grown = await gpu.allocate("pending keys", room);
+      if (old) {
+        await gpu.submit("grow pending keys", (encoder) => {
+          encoder.copyBufferToBuffer(old.buffer, 0, grown.buffer, 0, range.offset);
+        });
+        old.destroy();
+      }
+      this.#pendingBuffer = grown;
     }
-    return copy;
+    const target = this.#pendingBuffer!.buffer;
+    await gpu.submit("keep keys", (encoder) => {
+      encoder.copyBufferToBuffer(source.buffer, source.offset, target, range.offset, range.bytes);
+    });
+    this.#pendingBytes = end;
+    return range;
   }
 
   #keyBytes(t: number): number {
@@ -495,40 +562,29 @@ export class PqIndexer {
     return 4 * batch * kvHeads * t * headWidth;
   }
 
-  /** Trains on the pending keys, codes them and drops them. All or nothing. */
+  /** Trains on the pending keys and codes them; inside a transaction. */
   async #trainOnPending(): Promise<void> {
     const { shape } = this.#config;
     const nKv = shape.batch * shape.kvHeads, n = this.#tokens, D = shape.headWidth;
+    // What the device cannot hold is refused before seconds are spent on training.
+    await this.#makeRoom(n, this.#roomRows, 0);
     const all = new Float32Array(nKv * n * D);
     let at = 0;
     for (const { keys, tokens } of this.#pending) {
       const part = keys instanceof Float32Array
         ? keys
-        : new Float32Array((await this.#gpu!.read([{ buffer: keys.buffer, bytes: this.#keyBytes(tokens) }]))[0]);
+        : new Float32Array((await this.#gpu!.read([{ buffer: this.#pendingBuffer!.buffer, ...keys }]))[0]);
       for (let kv = 0; kv < nKv; kv++) {
         all.set(part.subarray(kv * tokens * D, (kv + 1) * tokens * D), (kv * n + at) * D);
       }
       at += tokens;
     }
-    const notFinite = firstNonFinite(all);
-    if (notFinite >= 0) {
-      refuse("train a codebook", "keys must be finite", `a key of a GPU buffer holds ${all[notFinite]}`);
-    }
     const { seed, iterations, onTrainProgress } = this.#options;
     const initOffset = initOffsetAt(this.#config, n);
     const codebook = trainCentroids(shape, all, { seed, iterations, initOffset, onProgress: onTrainProgress });
-    await this.#makeRoom(n, this.#roomRows, 0);
-    const before = this.#initOffset;
-    try {
-      this.#initOffset = initOffset;
-      this.#useCodebook(codebook);
-      await this.#code(all, n, 0);
-    } catch (error) {
-      this.#codebook = undefined;
-      this.#initOffset = before;
-      throw error;
-    }
-    for (const { keys } of this.#pending.splice(0)) if (!(keys instanceof Float32Array)) keys.destroy();
+    this.#initOffset = initOffset;
+    this.#useCodebook(codebook);
+    await this.#code(all, n, 0);
   }
 
   #useCodebook(codebook: Codebook): void {
@@ -541,8 +597,11 @@ export class PqIndexer {
    * cannot hold that much.
    */
   async #makeRoom(tokens: number, rows: number, nCoded: number, geometric = true): Promise<void> {
-    if (!Number.isInteger(tokens) || tokens < 0) {
-      refuse("make room", "tokens must be an integer ≥ 0", `tokens is ${tokens}`);
+    if (!Number.isSafeInteger(tokens) || tokens < 0) {
+      refuse("reserve", "tokens must be an integer ≥ 0", `tokens is ${tokens}`);
+    }
+    if (!Number.isInteger(rows) || rows < 1 || rows > MAX_ROWS) {
+      refuse("reserve", `rows must be an integer 1 to ${MAX_ROWS}`, `rows is ${rows}`);
     }
     if (tokens <= this.#roomTokens && rows <= this.#roomRows && this.#roomTokens > 0) return;
     const least = Math.max(tokens, this.#roomTokens, 1), mostRows = Math.max(rows, this.#roomRows);
@@ -613,6 +672,11 @@ export class PqIndexer {
     if (at >= 0) refuse(action, `${name} must be finite`, `value ${at} is ${input[at]}`);
     return count;
   }
+}
+
+/** Typed arrays are copied, so that the caller may reuse them before a queued call runs. */
+function ownCopy<T extends Float32Array | GpuInput | undefined>(input: T): T {
+  return input instanceof Float32Array ? input.slice() as T : input;
 }
 
 /** Position of the first NaN or ±inf, or −1. The common case is one pass of multiplications. */

@@ -54,6 +54,8 @@ export class Safetensors {
   /** The header's `__metadata__`. */
   readonly metadata: Readonly<Record<string, string>>;
   readonly #file: Deno.FsFile;
+  /** Reads share one file position, so each waits for the one before it. */
+  #last: Promise<void> = Promise.resolve();
 
   private constructor(
     path: string,
@@ -155,7 +157,9 @@ export class Safetensors {
       );
     }
     const bytes = new Uint8Array(wanted * BYTES[dtype]);
-    await readAt(this.path, this.#file, offset + begin * BYTES[dtype], bytes);
+    const reading = this.#last.then(() => readAt(this.path, this.#file, offset + begin * BYTES[dtype], bytes));
+    this.#last = reading.catch(() => {});
+    await reading;
     return { dtype, raw: bytes.buffer };
   }
 

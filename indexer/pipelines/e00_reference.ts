@@ -39,11 +39,18 @@ class ReferenceLayer implements Layer {
   }
 
   reserve(capacity: Capacity): Promise<void> {
-    this.#rows = this.#rows.map((row) => {
-      const grown = new Uint8Array(Math.max(capacity.tokens, row.length));
-      grown.set(row);
-      return grown;
-    });
+    try {
+      this.#rows = this.#rows.map((row) => {
+        const grown = new Uint8Array(Math.max(capacity.tokens, row.length));
+        grown.set(row);
+        return grown;
+      });
+    } catch (error) {
+      const needed = `${this.#rows.length} rows of ${capacity.tokens} codes`;
+      return Promise.reject(
+        new RangeError(`Cannot reserve ${capacity.tokens} tokens as this runtime must allocate ${needed}: ${error}`),
+      );
+    }
     this.#capacity = capacity;
     return Promise.resolve();
   }
@@ -66,9 +73,15 @@ class ReferenceLayer implements Layer {
     return codes;
   }
 
+  check(step: LayerStep): void {
+    if (step.out) throw new TypeError("Cannot write to GPU buffers as pipeline e00 runs on the CPU: leave out `out`");
+  }
+
+  settle(): void {}
+
   // deno-lint-ignore require-await -- errors must reach the caller as a rejection, as on the GPU
   async run(step: LayerStep): Promise<Selection | undefined> {
-    if (step.out) throw new TypeError("Cannot write to GPU buffers as pipeline e00 runs on the CPU: leave out `out`");
+    this.check(step);
     const { shape } = this.#config;
     if (step.nNew > 0) {
       const keys = hostArray("new keys", step.newKeys);

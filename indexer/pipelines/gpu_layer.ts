@@ -7,7 +7,7 @@
 
 import { type GpuInput, type OwnedBuffer, type ResolvedInput, resolveInput } from "../../kernels/gpu/buffers.ts";
 import type { Gpu } from "../../kernels/gpu/device.ts";
-import { CompiledKernel, type Kernel } from "../../kernels/gpu/kernel.ts";
+import { type BufferDef, CompiledKernel, type Kernel } from "../../kernels/gpu/kernel.ts";
 import * as io from "../../kernels/layer/buffers.ts";
 import type { CodesFormat } from "../../kernels/quantize/codes.ts";
 import { nLists, packParams, PARAMS_BYTES, type RowShape, type StepShape } from "../../kernels/shape.ts";
@@ -45,10 +45,7 @@ export function gpuPipeline(def: GpuPipelineDef): Pipeline {
   };
 }
 
-/**
- * Steps whose `Params` can wait for their submit at once: a recorded step must be submitted before
- * so many further ones of the same layer are recorded.
- */
+/** Recorded steps of one layer whose `Params` can wait for their submit at once. */
 export const PARAM_SLOTS = 64;
 
 /** Bytes of keys that one upload brings at most; a long prompt is coded in several dispatches. */
@@ -77,6 +74,8 @@ export class GpuLayer implements Layer {
   readonly #slotBytes: number;
   readonly #packed = new Uint32Array(PARAMS_BYTES / 4);
   #slot = 0;
+  /** Steps recorded since the caller last told, by any other call, that all were submitted. */
+  #waiting = 0;
   #owned = new Map<string, OwnedBuffer>();
   #uploads = new Map<string, OwnedBuffer>();
   #capacity: Capacity | undefined;
@@ -241,13 +240,22 @@ export class GpuLayer implements Layer {
     return codes;
   }
 
+  settle(): void {
+    this.#waiting = 0;
+  }
+
+  check(step: LayerStep): void {
+    this.#resolve(step, this.#stepShape(step));
+  }
+
   async run(step: LayerStep): Promise<Selection | undefined> {
+    this.settle();
     const query = await this.#upload(io.query.name, step.query);
     const newKeys = await this.#upload(io.newKeys.name, step.newKeys);
     const uploaded = { ...step, query, newKeys };
     return await this.#gpu.submit("step", (encoder) => {
       const pass = encoder.beginComputePass({ label: "step" });
-      const selection = this.record(pass, uploaded);
+      const selection = this.#encode(pass, uploaded);
       pass.end();
       return selection;
     });
@@ -269,6 +277,19 @@ export class GpuLayer implements Layer {
   }
 
   record(target: PassTarget, step: LayerStep): Selection | undefined {
+    if (this.#waiting >= PARAM_SLOTS) {
+      refuse(
+        "record a step",
+        `at most ${PARAM_SLOTS} recorded steps of an index may wait for their submit`,
+        `${this.#waiting} were recorded in a row; after submitting them, await reserve() or any other call`,
+      );
+    }
+    const selection = this.#encode(target, step);
+    this.#waiting++;
+    return selection;
+  }
+
+  #encode(target: PassTarget, step: LayerStep): Selection | undefined {
     const bound = this.#bind(step);
     for (const kernel of this.#kernels) {
       if (typeof target !== "function") {
@@ -289,6 +310,7 @@ export class GpuLayer implements Layer {
    * @param onCpu names out of {@linkcode GpuLayer.operations}
    */
   async bisect(step: LayerStep, onCpu: ReadonlySet<string>): Promise<Selection | undefined> {
+    this.settle();
     const query = await this.#upload(io.query.name, step.query);
     const newKeys = await this.#upload(io.newKeys.name, step.newKeys);
     const bound = this.#bind({ ...step, query, newKeys });
@@ -335,29 +357,34 @@ export class GpuLayer implements Layer {
     return { nCoded, nNew, firstNewKey, nNewKeys, initOffset, rows, ...strides };
   }
 
-  /** Resolves every buffer of a step and writes its `Params`. */
-  #bind(step: LayerStep): BoundStep {
-    const { limits, device } = this.#gpu;
-    const layer = this.#config.shape;
-    const shape = this.#stepShape(step);
+  /** The caller's buffers of a step, checked; typed arrays are not among them. */
+  #resolve(step: LayerStep, shape: StepShape): Map<string, ResolvedInput> {
+    const { limits } = this.#gpu;
     const given = new Map<string, ResolvedInput>();
-    const take = (def: { name: string; elements: typeof io.query.elements }, input: GpuInput | undefined) => {
-      if (input) given.set(def.name, resolveInput(def.name, input, 4 * def.elements(layer, shape), limits));
+    const take = (def: BufferDef, input: Float32Array | GpuInput | undefined) => {
+      if (input === undefined || input instanceof Float32Array) return;
+      given.set(def.name, resolveInput(def.name, input, 4 * def.elements(this.#config.shape, shape), limits));
     };
-    take(io.query, gpuOnly("query", step.query));
-    take(io.newKeys, gpuOnly("new keys", step.newKeys));
+    take(io.query, step.query);
+    take(io.newKeys, step.newKeys);
     if (step.out) {
       this.#checkOutput(step, shape);
       take(io.indices, step.out.indices);
       take(io.lengths, step.out.lengths);
-      take(io.weights, step.out.weights);
+      if (this.#writesWeights) take(io.weights, step.out.weights);
     }
+    return given;
+  }
 
+  /** Resolves every buffer of a step and writes its `Params`. */
+  #bind(step: LayerStep): BoundStep {
+    const shape = this.#stepShape(step);
+    const given = this.#resolve(step, shape);
     this.#generation++;
     const offset = this.#slot * this.#slotBytes;
     this.#slot = (this.#slot + 1) % PARAM_SLOTS;
     const words = packParams(shape, this.#packed);
-    device.queue.writeBuffer(this.#params.buffer, offset, this.#packed, 0, words);
+    this.#gpu.device.queue.writeBuffer(this.#params.buffer, offset, this.#packed, 0, words);
     return {
       shape,
       params: { buffer: this.#params.buffer, offset },
@@ -373,22 +400,19 @@ export class GpuLayer implements Layer {
   #checkOutput(step: LayerStep, shape: StepShape): void {
     const longest = Math.max(...step.rows.map((row) => row.listLength));
     const tokens = Math.max(...step.rows.map((row) => row.nTokens));
-    if (shape.listStride < Math.max(1, longest)) {
-      refuse(
-        "write the selection",
-        "listStride must hold the longest list",
-        `${shape.listStride} for ${longest} tokens`,
-      );
-    }
+    const holds = (name: string, stride: number, least: number, what: string) => {
+      if (!(Number.isInteger(stride) && stride >= least && stride < 2 ** 31)) {
+        refuse("write the selection", `${name} must be an integer that holds ${what}`, `${stride} for ${least} tokens`);
+      }
+    };
+    holds("listStride", shape.listStride, Math.max(1, longest), "the longest list");
     if (!this.#writesWeights) return;
     if (!step.out!.weights || step.out!.weightStride === undefined) {
       throw new TypeError(
         "Cannot write the selection as this index writes weights: give out.weights and out.weightStride",
       );
     }
-    if (shape.weightStride < tokens) {
-      refuse("write the selection", "weightStride must hold every token", `${shape.weightStride} for ${tokens} tokens`);
-    }
+    holds("weightStride", shape.weightStride, tokens, "every token");
   }
 
   #selection(bound: BoundStep, step: LayerStep): Selection | undefined {
@@ -401,15 +425,18 @@ export class GpuLayer implements Layer {
       ...(this.#writesWeights ? { weights: bound.buffer(io.weights.name) } : {}),
     };
     const generation = this.#generation;
-    const read = async (): Promise<SelectionData> => {
+    const assertCurrent = () => {
       if (!step.out && generation !== this.#generation) {
         refuse("read this selection", "a selection is valid until the index's next call", "the index was called since");
       }
+    };
+    const read = async (): Promise<SelectionData> => {
+      assertCurrent();
       const [indices, lengths, weights] = await this.#gpu.read([
         { ...buffers.indices, bytes: lists * listStride * 4 },
         { ...buffers.lengths, bytes: lists * 4 },
         ...(buffers.weights ? [{ ...buffers.weights, bytes: lists * weightStride * 4 }] : []),
-      ]);
+      ], assertCurrent);
       return {
         indices: new Uint32Array(indices),
         lengths: new Uint32Array(lengths),
@@ -428,11 +455,4 @@ export class GpuLayer implements Layer {
     this.#owned.clear();
     this.#uploads.clear();
   }
-}
-
-function gpuOnly(what: string, input: Float32Array | GpuInput | undefined): GpuInput | undefined {
-  if (input instanceof Float32Array) {
-    throw new TypeError(`Cannot record a step as its ${what} must be a GPU buffer: it is a Float32Array; use step()`);
-  }
-  return input;
 }

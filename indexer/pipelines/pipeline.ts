@@ -78,6 +78,13 @@ export interface Layer {
   importCodes(codes: Uint8Array, n: number): void;
   /** The codes of the first n coded tokens, u8 `[B, Hkv, M, n]`. */
   exportCodes(n: number): Promise<Uint8Array>;
+  /** Refuses a step whose buffers cannot serve it, before anything is changed. */
+  check(step: LayerStep): void;
+  /**
+   * All recorded steps were submitted, says the caller: their `Params` may be overwritten.
+   * Implied by every other call, as those submit work of their own.
+   */
+  settle(): void;
   /** Runs a step: uploads, one submit, no wait. Returns a selection if and only if there are rows. */
   run(step: LayerStep): Promise<Selection | undefined>;
   /** Encodes a step without submitting it; inputs are GPU buffers. */

@@ -66,6 +66,7 @@ export function isGpuInput(input: unknown): input is GpuInput {
  * @param what names the input in errors: "query"
  * @param bytes how many the kernel will touch
  * @param limits the device's limits (offset alignment, binding size)
+ * @param copied whether it is also copied from, and so needs COPY_SRC
  * @throws {RangeError} if the range is too short, misaligned or larger than one binding
  * @throws {TypeError} if the buffer cannot be bound as storage
  */
@@ -74,6 +75,7 @@ export function resolveInput(
   input: GpuInput,
   bytes: number,
   limits: GPUSupportedLimits,
+  copied = false,
 ): ResolvedInput {
   const range = "buffer" in input ? input : { buffer: input };
   const buffer = range.buffer as GPUBuffer;
@@ -82,6 +84,11 @@ export function resolveInput(
   if ((buffer.usage & GPUBufferUsage.STORAGE) === 0) {
     throw new TypeError(
       `Cannot use the ${what} buffer as it must have GPUBufferUsage.STORAGE: its usage is ${buffer.usage}`,
+    );
+  }
+  if (copied && (buffer.usage & GPUBufferUsage.COPY_SRC) === 0) {
+    throw new TypeError(
+      `Cannot copy the ${what} buffer as it must have GPUBufferUsage.COPY_SRC: its usage is ${buffer.usage}`,
     );
   }
   if (offset % limits.minStorageBufferOffsetAlignment !== 0) {

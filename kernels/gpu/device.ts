@@ -76,6 +76,14 @@ export class Gpu {
     this.features = new Set(device.features as unknown as Iterable<string>);
     this.#ownsDevice = ownsDevice;
     this.#readback = new Readback(this);
+    // `lost` resolves only in a later turn of the event loop, and until then submits to a destroyed device
+    // succeed silently. A loss that JavaScript causes is therefore noted as it happens; one that the
+    // driver causes is seen by the next call, or by the read of a result.
+    const destroy = device.destroy.bind(device);
+    device.destroy = () => {
+      this.#lost ??= new GpuDeviceLostError("Cannot use the GPU as its device was destroyed: create a new one");
+      destroy();
+    };
     device.lost.then((reason) => {
       this.#lost ??= new GpuDeviceLostError(
         `Cannot use the GPU as its device is lost (${reason.reason}: ${
@@ -251,21 +259,19 @@ export class Gpu {
   /**
    * Copies ranges of buffers to the host: one submit, one map.
    *
+   * @param beforeCopy runs right before the copy is submitted, and stops it by throwing
    * @returns one `ArrayBuffer` per range, the caller's own
    * @throws {GpuDeviceLostError | GpuValidationError | GpuOutOfMemoryError}
    */
-  read(ranges: readonly GpuRange[]): Promise<ArrayBuffer[]> {
-    return this.#readback.read(ranges);
+  read(ranges: readonly GpuRange[], beforeCopy?: () => void): Promise<ArrayBuffer[]> {
+    return this.#readback.read(ranges, beforeCopy);
   }
 
   /** Frees staging buffers and, if this object made it, the device. */
   destroy(): void {
     this.#readback.destroy();
     this.compiled.clear();
-    if (this.#ownsDevice) {
-      this.#lost ??= new GpuDeviceLostError("Cannot use the GPU as its device was destroyed: create a new one");
-      this.device.destroy();
-    }
+    if (this.#ownsDevice) this.device.destroy();
   }
 
   /** Same as {@linkcode Gpu.destroy}, for `using`. */

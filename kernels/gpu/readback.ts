@@ -41,7 +41,12 @@ export class Readback {
 
   /** Whether the fence and the mapping block in the call itself; measured once. */
   isSynchronous(): Promise<boolean> {
-    return this.#synchronous ??= this.#probe();
+    if (!this.#synchronous) {
+      const probing = this.#probe();
+      this.#synchronous = probing;
+      probing.catch(() => this.#synchronous = undefined);
+    }
+    return this.#synchronous;
   }
 
   async #probe(): Promise<boolean> {
@@ -94,7 +99,7 @@ export class Readback {
   }
 
   /** See {@linkcode Gpu.read}. */
-  async read(ranges: readonly GpuRange[]): Promise<ArrayBuffer[]> {
+  async read(ranges: readonly GpuRange[], beforeCopy: () => void = () => {}): Promise<ArrayBuffer[]> {
     const gpu = this.#gpu;
     gpu.assertAlive();
     const total = ranges.reduce((sum, range) => sum + range.bytes, 0);
@@ -103,7 +108,7 @@ export class Readback {
     try {
       const fast = await this.isSynchronous();
       staging = await this.#take(total);
-      const parts = await this.#copy(ranges, total, staging, fast);
+      const parts = await this.#copy(ranges, total, staging, fast, beforeCopy);
       if (this.#destroyed) staging.destroy();
       else this.#free.push(staging);
       return parts;
@@ -122,8 +127,10 @@ export class Readback {
     total: number,
     { buffer: staging }: OwnedBuffer,
     fast: boolean,
+    beforeCopy: () => void,
   ): Promise<ArrayBuffer[]> {
     await this.#gpu.submit("read buffers back", (encoder) => {
+      beforeCopy();
       let at = 0;
       for (const { buffer, offset = 0, bytes } of ranges) {
         if (bytes > 0) encoder.copyBufferToBuffer(buffer, offset, staging, at, bytes);

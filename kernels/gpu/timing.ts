@@ -45,8 +45,7 @@ export class PassTimer {
     if (ix >= this.#capacity) {
       throw new RangeError(`Cannot time pass ${label} as at most ${this.#capacity} are timed at once: read() first`);
     }
-    this.#labels.push(label);
-    return encoder.beginComputePass({
+    const pass = encoder.beginComputePass({
       label,
       timestampWrites: {
         querySet: this.#queries,
@@ -54,6 +53,8 @@ export class PassTimer {
         endOfPassWriteIndex: 2 * ix + 1,
       },
     });
+    this.#labels.push(label);
+    return pass;
   }
 
   /** GPU time of every pass since the last call, in µs and in order; waits for the GPU. */

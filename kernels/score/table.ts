@@ -6,7 +6,7 @@
 
 import { type BufferDef, type Kernel, perElement, plainPlan, reads, writes } from "../gpu/kernel.ts";
 import { centroids, query } from "../layer/buffers.ts";
-import { centroidWidth, kvOfList, nLists, subWidth } from "../shape.ts";
+import { centroidWidth, kvOfList, needsScores, nLists, subWidth } from "../shape.ts";
 
 /** f32 `[B, H, rows, M, C]`: query · centroid */
 export const lut: BufferDef = {
@@ -25,9 +25,7 @@ export const table: Kernel = {
   plan: (shape) => plainPlan(shape, INVOCATIONS),
   work(shape, step) {
     // The whole table or nothing: rows that pick no heavy token ride along.
-    const entries = step.rows.some((row) => row.nHeavy > 0)
-      ? nLists(shape, step) * shape.subvectors * shape.centroids
-      : 0;
+    const entries = needsScores(step) ? nLists(shape, step) * shape.subvectors * shape.centroids : 0;
     return perElement(entries, INVOCATIONS, entries * (2 * subWidth(shape) + 1) * 4);
   },
   twin(shape, step, { query, centroids, lut }) {

@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { distanceBound, isExact, scoreBound } from "../../indexer/bounds.ts";
-import { checkCodes, checkOracle, checkSelection, type SelectionCase } from "../../indexer/checks.ts";
+import { checkCodes, checkOracle, checkOracleCodes, checkSelection, type SelectionCase } from "../../indexer/checks.ts";
 import { resolveConfig } from "../../indexer/config.ts";
 import { referenceCodes, referenceSelect, squaredDistance } from "../../indexer/reference.ts";
 import type { SelectionData } from "../../indexer/selection.ts";
@@ -23,7 +23,7 @@ function makeCase(integers: boolean): SelectionCase {
   const codebook = { centroids: integers ? tied(count, 2, 1) : uniform(count, 1) };
   const codes = Uint8Array.from(tied(2 * 2 * 98, 1, 2), (value) => value + 1);
   const query = integers ? tied(4 * 6, 2, 3) : uniform(4 * 6, 3);
-  return { config, initOffset: 2, codebook, codes, nTokens: 100, query };
+  return { config, initOffset: 2, codebook, codes, nTokens: 100, query, weights: true };
 }
 
 function oracle(test: SelectionCase): SelectionData {
@@ -75,6 +75,7 @@ for (const integers of [true, false]) {
       for (const other of candidates) {
         if (other <= taken || heavy.includes(other) || score(other) !== score(taken)) continue;
         rejects(test, replace(data, taken, other), integers ? "" : "ties go to the lower token");
+        assert(checkOracle(test, replace(data, taken, other)).errors > 0, "the oracle's check notices it as well");
         broken++;
       }
     }
@@ -108,6 +109,42 @@ Deno.test("checkSelection fails when a pipeline returns nothing, or repeats, or 
     rejects(test, { ...data, weights: wrong }, `token ${at} is ${value}`);
   }
   rejects(test, { ...data, weights: weights.slice(0, 400) }, "weights");
+  rejects(test, { ...data, weights: undefined }, "weights were asked for and are not there");
+  rejects({ ...test, weights: false }, data, "weights were not asked for and are there");
+});
+
+Deno.test("checkOracle fails on order, extra tokens, missing tokens and weights", () => {
+  const test = makeCase(true), data = oracle(test);
+  const fails = (change: Partial<SelectionData>, why: string) => {
+    const { errors, firstError } = checkOracle(test, { ...data, ...change });
+    assert(errors > 0 && firstError.includes(why), `${firstError} for ${why}`);
+  };
+  const edit = (change: (list: Uint32Array) => void) => {
+    const indices = data.indices.slice();
+    change(indices.subarray(0, 20));
+    return { indices };
+  };
+  fails(edit((list) => list.subarray(0, 15).reverse()), "not ascending");
+  fails(edit((list) => list[14] = 5000), "beyond 100");
+  fails({ lengths: data.lengths.map((length) => length - 1) }, "");
+  fails({ lengths: new Uint32Array(0) }, "0 lists");
+  fails({ weights: data.weights!.map(() => 7) }, "is 7");
+  fails({ weights: undefined }, "not there");
+});
+
+Deno.test("checkOracleCodes accepts the reference's codes and no others", () => {
+  for (const metric of ["euclidean", "ip"] as const) {
+    const { shape } = resolveConfig({ heads: 2, headWidth: 6, subvectors: 2, bits: 3, metric });
+    const codebook = {
+      centroids: uniform(2 * 2 * 8 * (metric === "ip" ? 4 : 3), 1),
+      phi: metric === "ip" ? new Float32Array(4).fill(3) : undefined,
+    };
+    const keys = uniform(2 * 40 * 6, 2);
+    const codes = referenceCodes(shape, codebook, keys, 3);
+    assertEquals(checkOracleCodes(shape, codebook, keys, codes, 3).errors, 0);
+    assertEquals(checkOracleCodes(shape, codebook, keys, codes.map((code) => (code + 1) % 8), 3).errors, 148);
+    assertEquals(checkOracleCodes(shape, codebook, keys, codes.fill(8, 0, 1), 3).errors, 1);
+  }
 });
 
 Deno.test("checkSelection allows exchanges within the rounding bound and counts them", () => {
@@ -123,7 +160,15 @@ Deno.test("checkSelection allows exchanges within the rounding bound and counts 
   });
   const codes = Uint8Array.from({ length: 20 }, (_, i) => i % 2);
   const near = { centroids: new Float32Array([1 / 3, Math.fround(1 / 3) * (1 + 2 ** -23)]) };
-  const test = { config, initOffset: 0, codebook: near, codes, nTokens: 20, query: new Float32Array([0.7]) };
+  const test = {
+    config,
+    initOffset: 0,
+    codebook: near,
+    codes,
+    nTokens: 20,
+    query: new Float32Array([0.7]),
+    weights: false,
+  };
   const lists = { lengths: new Uint32Array([4]), listStride: 4, weightStride: 0 };
   assertEquals(checkSelection(test, { ...lists, indices: new Uint32Array([1, 3, 5, 7]) }).exchanges, 0);
   const exchanged = checkSelection(test, { ...lists, indices: new Uint32Array([0, 1, 2, 3]) });
@@ -152,6 +197,7 @@ Deno.test("checkSelection: NaN scores rank last and may not be exchanged", () =>
     codes: new Uint8Array(20).fill(0, 0, 18).fill(1, 18),
     nTokens: 20,
     query: new Float32Array([1]),
+    weights: false,
   };
   const lists = { lengths: new Uint32Array([2]), listStride: 2, weightStride: 0 };
   assertEquals(checkSelection(test, { ...lists, indices: new Uint32Array([18, 19]) }).errors, 0);

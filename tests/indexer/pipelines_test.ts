@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { checkCodes, checkSelection } from "../../indexer/checks.ts";
+import { checkCodes, checkKept, checkSelection } from "../../indexer/checks.ts";
 import { capacityFor, resolveConfig, resolveRows, type Size } from "../../indexer/config.ts";
 import { Random } from "../../indexer/kmeans.ts";
 import { E01 } from "../../indexer/pipelines/e01_baseline.ts";
@@ -9,6 +9,7 @@ import type { Pipeline } from "../../indexer/pipelines/pipeline.ts";
 import { PqIndexer, type PqIndexerOptions } from "../../indexer/pq_indexer.ts";
 import { WGSL_FILES } from "../../kernels/wgsl_files.ts";
 import { gaussian, tied } from "../../experiments/inputs/synthetic.ts";
+import { replay } from "../../experiments/replay.ts";
 import { gpuTest, hasGpu } from "../support.ts";
 
 /** Appends, steps and checks everything; returns what is wrong first, or "". */
@@ -22,6 +23,7 @@ async function runAndCheck(
   using index = await PqIndexer.create(options);
   const nKv = options.batch * options.kvHeads;
   await index.append(make(nKv * tokens * D, 1));
+  const before = await index.readCodes();
   const query = make(options.batch * options.heads * rows * D, 2), newKeys = make(nKv * rows * D, 3);
   const data = await (await index.step(query, newKeys)).read();
   const codes = await index.readCodes();
@@ -33,6 +35,7 @@ async function runAndCheck(
     codes,
     nTokens: index.tokens,
     query,
+    weights: options.weights ?? false,
   }, data)];
   if (index.codebook && n >= rows) {
     const newest = new Uint8Array(codes.length / n * rows);
@@ -40,6 +43,7 @@ async function runAndCheck(
       newest.set(codes.subarray((row + 1) * n - rows, (row + 1) * n), row * rows);
     }
     checks.push(checkCodes(index.config.shape, index.codebook, newKeys, newest));
+    if (before.length > 0) checks.push(checkKept(index.config.shape, before, codes));
   }
   const firstError = checks.find((check) => check.errors > 0)?.firstError ?? "";
   const listed = Array.from(
@@ -102,6 +106,13 @@ function mutant(path: string, from: string, to: string): Pipeline {
   });
 }
 
+/** Every step overwrites a code of long ago: lists stay right for these codes, so only the codes tell. */
+const OLDER = mutant(
+  "quantize/assign.wgsl",
+  "+ i] = wg_number[0];",
+  "+ i] = wg_number[0];\n      if (params.n_new < 9u && params.n_coded > 40u) { codes[group * params.coded_stride + params.n_coded - 34u] = 0u; }",
+);
+
 const without = (name: string): GpuPipelineDef => ({
   ...E01,
   kernels: E01.kernels.filter((kernel) => kernel.name !== name),
@@ -163,6 +174,7 @@ gpuTest("the checks fail for a pipeline that is broken in any one place", async 
     ],
     ["every list reads KV head 0", mutant("layer/layer.wgsl", "(query_head % HEADS) / (HEADS / KV_HEADS)", "0u")],
     ["new keys are not coded", gpuPipeline(without("assign"))],
+    ["a step changes an older code", OLDER],
   ];
   for (const [what, pipeline] of mutants) assert(await run(pipeline) !== "", `not noticed: ${what}`);
 });
@@ -187,4 +199,29 @@ gpuTest("any operation of a step may run as its TypeScript twin, with the same r
   for (const operation of layer.operations) assertEquals(await run([operation]), expected, operation);
   assertEquals(await run(layer.operations), expected);
   layer.destroy();
+});
+
+gpuTest("a replay notices a pipeline that is broken in any one place", async (gpu) => {
+  const [heads, kvHeads, headWidth, tokens, steps] = [4, 2, 12, 120, 3];
+  const capture = {
+    heads,
+    kvHeads,
+    headWidth,
+    tokens,
+    steps,
+    query: gaussian(heads * steps * headWidth, 1),
+    key: gaussian(kvHeads * tokens * headWidth, 2),
+    metadata: {},
+  };
+  const config = { heads, kvHeads, headWidth, subvectors: 3, bits: 2, sinkSize: 3, windowSize: 5, heavySize: 30 };
+  const codebook = { centroids: gaussian(2 * 3 * 4 * 4, 3) };
+  const errorsOf = async (pipeline: Pipeline) => {
+    const result = await replay({ capture, config, initOffset: 3, codebook, steps, gpu }, pipeline, () => {});
+    return result.check.errors + Number(!result.reproducible);
+  };
+  for (const pipeline of PIPELINES) assertEquals(await errorsOf(pipeline), 0, pipeline.id);
+  assert(await errorsOf(OLDER) > 0, "not noticed: a step changes an older code");
+  for (const name of ["assign", "sort", "scatter", "sum"]) {
+    assert(await errorsOf(gpuPipeline(without(name))) > 0, `not noticed: no ${name}`);
+  }
 });

@@ -5,7 +5,7 @@ import { DEFAULT_PIPELINE, pipelineById, PIPELINES } from "../../indexer/pipelin
 import { type CodebookInput, PqIndexer, type PqIndexerOptions } from "../../indexer/pq_indexer.ts";
 import { resolveConfig } from "../../indexer/config.ts";
 import { listOf, type Selection, type SelectionData } from "../../indexer/selection.ts";
-import { GpuDeviceLostError } from "../../kernels/gpu/errors.ts";
+import { GpuDeviceLostError, GpuOutOfMemoryError } from "../../kernels/gpu/errors.ts";
 import { Gpu } from "../../kernels/gpu/device.ts";
 import { PassTimer } from "../../kernels/gpu/timing.ts";
 import { countAllocations, gpuTest, hasGpu, uniform } from "../support.ts";
@@ -40,6 +40,7 @@ async function check(index: PqIndexer, query: Float32Array, selection: Selection
     codes: await index.readCodes(),
     nTokens: index.tokens,
     query,
+    weights: data.weights !== undefined,
   }, data);
   assertEquals(errors, 0, firstError);
   return data;
@@ -60,6 +61,47 @@ Deno.test("pipelines: one ordered list, ids unique, found by id", () => {
 });
 
 for (const { id, runsOn } of runnable) {
+  Deno.test({
+    name: `${id}: a first step that fails after or before training leaves the index as it was`,
+    ...loose(runsOn),
+    fn: async () => {
+      using index = await PqIndexer.create({ ...OPTIONS, pipeline: id });
+      await index.append(keys(60, 1));
+      const query = queries(1, 2), newKeys = keys(1, 3);
+      const wrongOut = { out: { indices: {} as never, lengths: {} as never, listStride: 3, weightStride: 3 } };
+      await assertRejects(() => index.step(query, newKeys, wrongOut), Error);
+      await assertRejects(() => index.step(query.slice(1), newKeys), RangeError);
+      assertEquals([index.tokens, index.codedTokens, index.codebook], [60, 0, undefined]);
+      const data = await check(index, query, await index.step(query, newKeys));
+      assertEquals([index.tokens, data.lengths[0]], [61, 29]);
+    },
+  });
+
+  Deno.test({
+    name: `${id}: arrays may be reused at once, results are read in turn, destroy waits`,
+    ...loose(runsOn),
+    fn: async () => {
+      const index = await PqIndexer.create({ ...OPTIONS, pipeline: id });
+      const reused = keys(80, 1);
+      const appended = index.append(reused);
+      reused.fill(NaN);
+      await appended;
+      const query = queries(1, 2);
+      const first = await index.select(query);
+      const [data] = await Promise.all([first.read(), index.select(queries(1, 3))]);
+      assertEquals(listsOf(data), listsOf(await (await index.select(query)).read()));
+      const running = [index.step(query, keys(1, 4)), index.append(keys(50, 5)), index.readCodes()];
+      index.destroy();
+      index.destroy();
+      assertEquals((await Promise.allSettled(running)).map(({ status }) => status), [
+        "fulfilled",
+        "fulfilled",
+        "fulfilled",
+      ]);
+      await assertRejects(() => index.append(keys(1, 1)), TypeError, "destroyed");
+    },
+  });
+
   Deno.test({
     name: `${id}: a short prefill grows long, trains by itself, and every step is right`,
     ...loose(runsOn),
@@ -128,6 +170,7 @@ for (const { id, runsOn } of runnable) {
             codes: await index.readCodes(),
             nTokens: index.tokens,
             query,
+            weights: data.weights !== undefined,
           }, data);
           assertEquals(result.errors, 0, `${JSON.stringify(variant)}, ${rows} rows: ${result.firstError}`);
         }
@@ -233,6 +276,8 @@ for (const { id, runsOn } of runnable) {
         [() => index.select(undefined!), TypeError, "it is undefined"],
         [() => index.train(), RangeError, "an index is trained once"],
         [() => index.reserve(-1), RangeError, "tokens is -1"],
+        [() => index.reserve(100, NaN), RangeError, "rows must be an integer 1 to 64: rows is NaN"],
+        [() => index.reserve(100, 65), RangeError, "rows is 65"],
         [() => index.step(query, keys(1, 3), { out: {} as never }), Error, ""],
       ];
       for (const [call, errorClass, message] of calls) await assertRejects(call, errorClass, message);
@@ -271,11 +316,12 @@ for (const { id, runsOn } of runnable) {
       await refused({ centroids: new Float32Array(24 * 16 * 6) }, "phi must be a Float32Array", { metric: "ip" });
       await refused({ centroids, codes }, "initOffset must be given", { sinkSize: { ratio: 0.1 } });
       await assertRejects(() => PqIndexer.create({ ...OPTIONS, pipeline: "fastest" }), RangeError, 'id is "fastest"');
-      await assertRejects(
-        () => PqIndexer.create({ ...OPTIONS, pipeline: id, capacity: 1.5 }),
-        RangeError,
-        "capacity is 1.5",
-      );
+      for (
+        const [option, value] of [["capacity", 1.5], ["seed", NaN], ["iterations", -3], ["iterations", 0]] as const
+      ) {
+        const create = () => PqIndexer.create({ ...OPTIONS, pipeline: id, [option]: value });
+        await assertRejects(create, RangeError, `${option} is ${value}`);
+      }
     },
   });
 
@@ -398,8 +444,16 @@ for (const { id } of gpuPipelines) {
     await refused({ rows: 3 }, "query buffer as it must hold");
     await refused({ tokens: 4 }, "new keys buffer as it must hold");
     await refused({ tokens: 1.5 }, "must be an integer");
-    await refused({ out: { ...out, listStride: 20 } }, "listStride must hold the longest list: 20 for");
-    await refused({ out: { ...out, weightStride: 40 } }, "weightStride must hold every token: 40 for 51");
+    await refused(
+      { out: { ...out, listStride: 20 } },
+      "listStride must be an integer that holds the longest list: 20 for",
+    );
+    await refused({ out: { ...out, listStride: 30.5 } }, "listStride must be an integer");
+    await refused({ out: { ...out, weightStride: NaN } }, "weightStride must be an integer");
+    await refused(
+      { out: { ...out, weightStride: 40 } },
+      "weightStride must be an integer that holds every token: 40 for 51",
+    );
     await refused({ out: { ...out, weights: undefined } }, "give out.weights");
     await refused({ out: { ...out, indices: lengths.buffer } }, "indices buffer as it must hold");
     assertEquals(fromBuffers.tokens, 48);
@@ -422,6 +476,7 @@ for (const { id } of gpuPipelines) {
         codes: await index.readCodes(),
         nTokens: index.tokens,
         query,
+        weights: data.weights !== undefined,
       }, data);
       assertEquals(result.errors, 0, `${value}: ${result.firstError}`);
     }
@@ -625,5 +680,114 @@ for (const { id } of gpuPipelines) {
     assertEquals([index.tokens, index.codedTokens], [601, 598]);
     const codes = checkCodes(index.config.shape, index.codebook!, prompt, await index.readCodes(), 2);
     assertEquals(codes.errors, 0, codes.firstError);
+  });
+
+  gpuTest(`${id}: GPU keys wait for a codebook without an allocation per step, NaN and all`, async (gpu) => {
+    using index = await PqIndexer.create({ ...OPTIONS, pipeline: id, device: gpu.device, capacity: 200 });
+    using query = await gpu.upload("query", queries(1, 1));
+    using newKeys = await gpu.upload("keys", keys(1, 2));
+    for (let step = 0; step < 3; step++) await index.step(query.buffer, newKeys.buffer);
+    let allocating = 0;
+    for (let step = 0; step < 24; step++) {
+      const counts = await countAllocations(gpu.device, () => index.step(query.buffer, newKeys.buffer).then(() => {}));
+      if (counts.createBuffer) allocating++;
+    }
+    assert(allocating <= 4, `${allocating} of 24 steps allocated`);
+    assertEquals(index.codebook, undefined);
+    using bad = await gpu.upload("keys", new Float32Array(N_KV * D).fill(NaN));
+    await index.append(bad.buffer);
+    await index.append(keys(30, 3));
+    const last = queries(1, 4);
+    await check(index, last, await index.select(last));
+    assertEquals([index.tokens, index.codedTokens], [58, 53]);
+    const codes = await index.readCodes();
+    assert([0, 1, 23].every((row) => codes[row * 53 + 27 - 5] === 0), "a NaN key has code 0");
+    using uncopied = await gpu.allocate("keys", N_KV * D * 4, GPUBufferUsage.STORAGE);
+    using young = await PqIndexer.create({ ...OPTIONS, pipeline: id, device: gpu.device });
+    await assertRejects(() => young.append(uncopied.buffer), TypeError, "GPUBufferUsage.COPY_SRC");
+  });
+
+  gpuTest(`${id}: out of memory while growing is typed, and the index goes on`, async () => {
+    const own = await Gpu.create();
+    using index = await PqIndexer.create({ ...OPTIONS, pipeline: id, device: own.device, capacity: 70 });
+    await index.append(keys(60, 1));
+    const query = queries(1, 2);
+    const before = listsOf(await (await index.select(query)).read());
+    const codes = await index.readCodes();
+    // Allocations beyond what is there fail, as on a device that is full.
+    const createBuffer = own.device.createBuffer.bind(own.device);
+    const pop = own.device.popErrorScope.bind(own.device);
+    let isFull = true, failed = false, pops = 0;
+    own.device.createBuffer = (descriptor) => {
+      if (isFull && descriptor.label === "codes") failed = true;
+      return createBuffer(descriptor);
+    };
+    own.device.popErrorScope = async () => {
+      const error = await pop();
+      // The second scope that is popped is the one for memory.
+      return failed && ++pops === 2 ? { message: "not enough memory left" } as GPUError : error;
+    };
+    await assertRejects(() => index.reserve(500), GpuOutOfMemoryError, "bytes for codes as the GPU is out of memory");
+    isFull = failed = false;
+    assertEquals(listsOf(await (await index.select(query)).read()), before);
+    assertEquals(await index.readCodes(), codes);
+    await index.append(keys(100, 3));
+    await check(index, query, await index.select(query));
+    own.destroy();
+  });
+
+  gpuTest(`${id}: a device destroyed behind the index's back fails the very call`, async () => {
+    const own = await Gpu.create();
+    const index = await PqIndexer.create({ ...OPTIONS, pipeline: id, device: own.device });
+    await index.append(keys(60, 1));
+    const selection = await index.select(queries(1, 2));
+    own.device.destroy();
+    await assertRejects(() => index.append(keys(1, 1)), GpuDeviceLostError);
+    await assertRejects(() => selection.read(), GpuDeviceLostError);
+    assertEquals(index.tokens, 60);
+  });
+
+  gpuTest(`${id}: more steps recorded in a row than can wait are refused`, async (gpu) => {
+    using index = await PqIndexer.create({ ...OPTIONS, pipeline: id, device: gpu.device, capacity: 300 });
+    await index.train(keys(60, 1));
+    using query = await gpu.upload("query", queries(1, 2));
+    using newKeys = await gpu.upload("keys", keys(1, 3));
+    const input = { query: query.buffer, newKeys: newKeys.buffer };
+    const recordMany = (count: number) =>
+      gpu.submit("many", (encoder) => {
+        const pass = encoder.beginComputePass();
+        try {
+          for (let step = 0; step < count; step++) index.record(pass, input);
+        } finally {
+          pass.end();
+        }
+      });
+    await recordMany(64);
+    assertEquals(index.tokens, 124);
+    await assertRejects(() => recordMany(1), RangeError, "at most 64 recorded steps");
+    assertEquals(index.tokens, 124);
+    await index.reserve(300);
+    await recordMany(40);
+    await index.reserve(300);
+    await recordMany(40);
+    using twin = await PqIndexer.create({ ...OPTIONS, pipeline: id });
+    await twin.train(keys(60, 1));
+    for (let step = 0; step < 144; step++) await twin.append(keys(1, 3));
+    assertEquals(await index.readCodes(), await twin.readCodes());
+  });
+
+  gpuTest(`${id}: what the device cannot hold is refused before training`, async () => {
+    const adapter = (await navigator.gpu.requestAdapter())!;
+    const device = await adapter.requestDevice();
+    const largest = 2 * 6 * 4 * 300 * 4 * 2;
+    const limits = new Proxy(device.limits, {
+      get: (target, name) => name === "maxStorageBufferBindingSize" ? largest : Reflect.get(target, name, target),
+    });
+    Object.defineProperty(device, "limits", { value: limits });
+    let trained = false;
+    const onTrainProgress = () => trained = true;
+    using index = await PqIndexer.create({ ...OPTIONS, pipeline: id, device, onTrainProgress });
+    await assertRejects(() => index.append(keys(900, 1)), RangeError, `at most ${largest} bytes`);
+    assertEquals([index.tokens, trained], [0, false]);
   });
 }

@@ -22,7 +22,7 @@ Deno.test("resolveConfig refuses every value out of range, and says what is allo
     { subvectors: 3 },
     "Cannot create an index as D must be divisible by M: headWidth (D) is 4, subvectors (M) is 3",
   );
-  refused({ subvectors: 17, headWidth: 17 }, "subvectors must be an integer 1 to 16: subvectors is 17");
+  refused({ subvectors: 5 }, "subvectors must be an integer 1 to 4: subvectors is 5");
   for (const bits of [0, 9, 2.5, NaN, "6"]) refused({ bits }, `bits must be an integer 1 to 8: bits is ${bits}`);
   refused({ heads: 0 }, "heads must be an integer");
   refused({ heads: 6, kvHeads: 4 }, "heads must be divisible by kvHeads: heads is 6, kvHeads is 4");
@@ -113,13 +113,15 @@ Deno.test("seed config at N 322 to 383, where the original listed tokens twice",
   }
 });
 
-Deno.test("resolveRows: rows are causal, and there are at most N + 1 of them", () => {
+Deno.test("resolveRows: rows are causal, and there are at most as many as tokens", () => {
   const config = resolveConfig({ ...BASE, windowSize: { ratio: 0.1 } });
   const rows = resolveRows(config, 2, 100, 3);
   assertEquals(rows.map((row) => row.nTokens), [98, 99, 100]);
   assertEquals(rows.map((row) => row.nTokens - row.windowBegin), [9, 9, 10]);
   assertEquals(resolveRows(config, 2, 0, 1)[0].listLength, 0);
-  assertThrows(() => resolveRows(config, 2, 1, 3), RangeError, "rows is 3, tokens is 1");
+  assertEquals(resolveRows(config, 2, 2, 2).map((row) => row.nTokens), [1, 2]);
+  assertThrows(() => resolveRows(config, 2, 1, 2), RangeError, "rows is 2, tokens is 1");
+  assertThrows(() => resolveRows(config, 2, 0, 2), RangeError, "rows is 2, tokens is 0");
   assertThrows(() => resolveRows(config, 2, 100, 0), RangeError, "rows must be an integer 1 to 64: rows is 0");
   assertThrows(() => resolveRows(config, 2, 100, 65), RangeError, "rows is 65");
 });
@@ -218,6 +220,21 @@ Deno.test("trainCodebook: fewer keys than centroids, constant keys, more keys th
   const sampled = trainCodebook(shape, uniform(2 * 1000, 1), { maxKeysPerCentroid: 4 });
   assertEquals(sampled.codes.length, 1000);
   assertEquals(new Set(sampled.codes).size, 8);
+});
+
+Deno.test("trainCodebook leaves out what is not finite, and refuses what it cannot use", () => {
+  const shape = resolveConfig({ heads: 1, headWidth: 2, subvectors: 2, bits: 2 }).shape;
+  const keys = uniform(2 * 50, 1);
+  keys[20] = NaN; // subvector 0 of token 10
+  keys[31] = -Infinity; // subvector 1 of token 15
+  const { centroids, codes } = trainCodebook(shape, keys);
+  assert(centroids.every(Number.isFinite));
+  assertEquals(codes[10], 0, "all distances are NaN");
+  const few = keys.map((value, at) => at % 2 === 0 || at < 4 ? value : NaN);
+  assertThrows(() => trainCodebook(shape, few), RangeError, "C is 4, KV head 0, subvector 1 has 2");
+  const large = uniform(2 * 50, 1).map((value) => value * 3e38);
+  assertThrows(() => trainCodebook({ ...shape, augmented: true }, large), RangeError, "must be finite in f32");
+  assert(trainCodebook(shape, large).centroids.every(Number.isFinite));
 });
 
 Deno.test("trainCodebook re-seeds empty clusters", () => {
