@@ -125,7 +125,7 @@ Deno.test({
         const { code: exit, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
           args,
           cwd: folder,
-          env: { XDG_RUNTIME_DIR: "/tmp", NO_COLOR: "1" },
+          env: { NO_COLOR: "1" },
         }).output();
         assertEquals(exit, 0, new TextDecoder().decode(stderr));
         const promised = /\/\/ prints (.*)/.exec(code);
