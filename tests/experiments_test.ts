@@ -287,7 +287,7 @@ Deno.test("quality: exact lists recall everything, window-only keeps its own mas
 async function script(path: string, args: string[], env: Record<string, string> = {}) {
   const command = new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", `${ROOT}${path}`, ...args],
-    env: { NO_COLOR: "1", ...env },
+    env: { NO_COLOR: "1", XDG_RUNTIME_DIR: "/tmp", ...env },
     cwd: ROOT,
   });
   const { code, stdout, stderr } = await command.output();

@@ -12,7 +12,7 @@ import { type LayerShape, packParams, PARAMS_BYTES, type RowShape, type StepShap
 import { Random } from "../indexer/kmeans.ts";
 
 // As the tasks do. The OpenGL backend is no fallback that we want: on Linux it is slower than software
-// Vulkan, complains where XDG_RUNTIME_DIR is unset, and the exit handler of EGL races with the thread of
+// Vulkan, and the exit handler of EGL races with the thread of
 // the last test file (about one run in twenty ended in "double free or corruption" after all tests had
 // passed; Debian 12, Deno 2.9.6). Read by the runtime at the first request for an adapter.
 if (!Deno.env.has("DENO_WEBGPU_BACKEND")) Deno.env.set("DENO_WEBGPU_BACKEND", "vulkan,metal,dx12");
