@@ -45,4 +45,14 @@ export {
   GpuUnavailableError,
   GpuValidationError,
 } from "./kernels/gpu/errors.ts";
-export type { LayerShape, RowShape } from "./kernels/shape.ts";
+export type {
+  BufferDef,
+  BufferUse,
+  ElementArray,
+  ElementType,
+  HostBuffers,
+  Kernel,
+  KernelPlan,
+  KernelWork,
+} from "./kernels/gpu/kernel.ts";
+export type { LayerShape, RowShape, StepShape } from "./kernels/shape.ts";

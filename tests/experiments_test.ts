@@ -7,6 +7,7 @@ import { QualityMeter } from "../experiments/quality.ts";
 import { summarize } from "../experiments/stats.ts";
 import { verifyCase } from "../experiments/verify.ts";
 import { resolveConfig } from "../indexer/config.ts";
+import { PIPELINES } from "../indexer/pipelines/mod.ts";
 import { hasGpu, uniform, writeSafetensors } from "./support.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -311,13 +312,15 @@ Deno.test("walkthrough: replays, verifies, writes JSON, and a pipe gets no contr
     assert(!stdout.includes("\x1b") && !stderr.includes("\r"));
     assert(stdout.split("\n").every((line) => line.length <= 100), "tables fit 100 columns");
     const report = JSON.parse(await Deno.readTextFile(`${folder}/w.json`));
-    assertEquals(report.rows.map((row: { id: string }) => row.id).slice(0, 2), hasGpu ? ["e00", "e01"] : ["e00"]);
+    const expected = PIPELINES.filter((pipeline) => hasGpu || pipeline.runsOn === "cpu").map(({ id }) => id);
+    assertEquals(report.rows.map((row: { id: string }) => row.id), expected);
     for (const row of report.rows) {
       assertEquals(row.verified, true);
       assert(row.wallUs.median > 0 && row.wallUs.count === 2);
-      if (row.id === "e01") {
+      const { kernels } = PIPELINES.find(({ id }) => id === row.id)!;
+      assertEquals(row.dispatches, kernels.length);
+      if (kernels.length > 0) {
         assert(row.gpuUs.median > 0);
-        assertEquals(row.dispatches, 11);
         assert(
           Math.abs(row.operations.reduce((sum: number, { share }: { share: number }) => sum + share, 0) - 1) < 1e-9,
         );
@@ -367,10 +370,11 @@ Deno.test("walkthrough: bad flags exit with 2, bad inputs with 1, each with one 
 
 Deno.test("verify: the bundled file passes, a file that lies fails with exit code 1", () =>
   withFolder(async (folder) => {
+    const runs = 9 * PIPELINES.filter((pipeline) => hasGpu || pipeline.runsOn === "cpu").length;
     const good = await script("experiments/verify.ts", ["--json", `${folder}/v.json`]);
     assertEquals(good.code, 0, good.stderr);
-    assertStringIncludes(good.stdout, `${hasGpu ? 18 : 9} passed, 0 failed`);
-    assertEquals(JSON.parse(await Deno.readTextFile(`${folder}/v.json`)).rows.length, hasGpu ? 18 : 9);
+    assertStringIncludes(good.stdout, `${runs} passed, 0 failed`);
+    assertEquals(JSON.parse(await Deno.readTextFile(`${folder}/v.json`)).rows.length, runs);
 
     const bytes = await Deno.readFile(fileURLToPath(BUNDLED_GOLDEN));
     using file = await Safetensors.open(fileURLToPath(BUNDLED_GOLDEN));

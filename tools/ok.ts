@@ -15,6 +15,7 @@ const CHECKS: Readonly<Record<string, readonly string[]>> = {
   lint: ["lint"],
   check: ["check", ...FOLDERS],
   generated: ["run", "-A", "tools/generate_wgsl.ts", "--check"],
+  "README table": ["run", "-A", "tools/generate_readme.ts", "--check"],
   "doc lint": ["doc", "--lint", "mod.ts"],
   test: ["test", "-A", "--quiet", "tests/"],
   "test, no GPU": ["test", "-A", "--quiet", "tests/"],

@@ -16,6 +16,7 @@ export const e00: Pipeline = {
   title: "reference",
   change: "plain TypeScript in f64 on the CPU: the oracle",
   runsOn: "cpu",
+  kernels: [],
   create: (context: LayerContext) => Promise.resolve(new ReferenceLayer(context)),
 };
 

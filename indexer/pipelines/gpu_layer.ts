@@ -41,6 +41,7 @@ export function gpuPipeline(def: GpuPipelineDef): Pipeline {
     title: def.title,
     change: def.change,
     runsOn: "gpu",
+    kernels: [...def.kernels, ...def.weightKernels],
     create: (context) => GpuLayer.create(def, context),
   };
 }

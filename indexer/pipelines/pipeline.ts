@@ -6,6 +6,7 @@
 
 import type { GpuInput } from "../../kernels/gpu/buffers.ts";
 import type { Gpu } from "../../kernels/gpu/device.ts";
+import type { Kernel } from "../../kernels/gpu/kernel.ts";
 import type { RowShape } from "../../kernels/shape.ts";
 import type { Capacity, ResolvedConfig } from "../config.ts";
 import type { Codebook } from "../reference.ts";
@@ -21,6 +22,8 @@ export interface Pipeline {
   readonly change: string;
   /** Where its stages run. */
   readonly runsOn: "cpu" | "gpu";
+  /** Kernels of a step with new keys and weights, in order: one dispatch each. None on the CPU. */
+  readonly kernels: readonly Kernel[];
   /**
    * Prepares a layer: compiles what it needs.
    *

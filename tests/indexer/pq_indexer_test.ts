@@ -7,8 +7,9 @@ import { resolveConfig } from "../../indexer/config.ts";
 import { listOf, type Selection, type SelectionData } from "../../indexer/selection.ts";
 import { GpuDeviceLostError, GpuOutOfMemoryError } from "../../kernels/gpu/errors.ts";
 import { Gpu } from "../../kernels/gpu/device.ts";
+import type { Kernel } from "../../kernels/gpu/kernel.ts";
 import { PassTimer } from "../../kernels/gpu/timing.ts";
-import { countAllocations, gpuTest, hasGpu, uniform } from "../support.ts";
+import { countAllocations, gpuTest, hasGpu, oddStep, uniform } from "../support.ts";
 
 const OPTIONS = {
   batch: 2,
@@ -57,7 +58,7 @@ Deno.test("pipelines: one ordered list, ids unique, found by id", () => {
     assert(pipeline.title.length > 0 && pipeline.change.length > 0);
   }
   assertEquals(DEFAULT_PIPELINE.runsOn, "gpu");
-  assertThrows(() => pipelineById("e99"), RangeError, "must be one of e00, e01");
+  assertThrows(() => pipelineById("e99"), RangeError, `must be one of ${ids.join(", ")}`);
 });
 
 for (const { id, runsOn } of runnable) {
@@ -368,6 +369,35 @@ function loose(runsOn: "cpu" | "gpu") {
   return runsOn === "gpu" ? { sanitizeResources: false, sanitizeOps: false } : {};
 }
 
+/** A device whose binding holds `tokens` tokens of the test's shape and two rows, but not 500. */
+async function smallDevice(kernels: readonly Kernel[], tokens: number) {
+  const { shape } = resolveConfig(OPTIONS);
+  const bytesAt = (stride: number) =>
+    Math.max(
+      ...kernels.flatMap(({ buffers }) =>
+        buffers.filter(({ name }) => name !== "newKeys").map((use) =>
+          4 * use.elements(shape, {
+            ...oddStep(200, 13),
+            codedStride: stride,
+            weightStride: stride,
+            heavyStride: 13,
+            listStride: 40,
+            rows: oddStep(200, 13).rows.slice(0, 1),
+          })
+        )
+      ),
+    );
+  const largest = bytesAt(tokens);
+  assert(bytesAt(500) > largest);
+  const adapter = (await navigator.gpu.requestAdapter())!;
+  const device = await adapter.requestDevice();
+  const limits = new Proxy(device.limits, {
+    get: (target, name) => name === "maxStorageBufferBindingSize" ? largest : Reflect.get(target, name, target),
+  });
+  Object.defineProperty(device, "limits", { value: limits });
+  return { device, largest };
+}
+
 const gpuPipelines = runnable.filter((pipeline) => pipeline.runsOn === "gpu");
 
 gpuTest("all GPU pipelines give the same bytes, run after run", async () => {
@@ -392,7 +422,7 @@ gpuTest("pipelines on the CPU and on the GPU take keys and queries in either for
   assertThrows(() => cpu.record({} as never, { query: buffer.buffer }), TypeError, "e00 runs on the CPU");
 });
 
-for (const { id } of gpuPipelines) {
+for (const { id, kernels } of gpuPipelines) {
   gpuTest(`${id}: GPU buffers in, the caller's buffers out, before and after training`, async (gpu) => {
     using fromArrays = await PqIndexer.create({ ...OPTIONS, pipeline: id });
     using fromBuffers = await PqIndexer.create({ ...OPTIONS, pipeline: id, device: gpu.device });
@@ -634,13 +664,7 @@ for (const { id } of gpuPipelines) {
 
   gpuTest(`${id}: room is doubled only where the device has it`, async (gpu) => {
     // A device whose binding holds 300 tokens of this shape but not 512.
-    const adapter = (await navigator.gpu.requestAdapter())!;
-    const largest = 2 * 6 * 4 * 300 * 4 * 2;
-    const device = await adapter.requestDevice();
-    const limits = new Proxy(device.limits, {
-      get: (target, name) => name === "maxStorageBufferBindingSize" ? largest : Reflect.get(target, name, target),
-    });
-    Object.defineProperty(device, "limits", { value: limits });
+    const { device, largest } = await smallDevice(kernels, 300);
     using index = await PqIndexer.create({ ...OPTIONS, pipeline: id, device, capacity: 256 });
     await index.append(keys(280, 1));
     const query = queries(1, 2);
@@ -777,13 +801,7 @@ for (const { id } of gpuPipelines) {
   });
 
   gpuTest(`${id}: what the device cannot hold is refused before training`, async () => {
-    const adapter = (await navigator.gpu.requestAdapter())!;
-    const device = await adapter.requestDevice();
-    const largest = 2 * 6 * 4 * 300 * 4 * 2;
-    const limits = new Proxy(device.limits, {
-      get: (target, name) => name === "maxStorageBufferBindingSize" ? largest : Reflect.get(target, name, target),
-    });
-    Object.defineProperty(device, "limits", { value: limits });
+    const { device, largest } = await smallDevice(kernels, 300);
     let trained = false;
     const onTrainProgress = () => trained = true;
     using index = await PqIndexer.create({ ...OPTIONS, pipeline: id, device, onTrainProgress });

@@ -7,11 +7,11 @@ import { gather } from "../../kernels/score/gather.ts";
 import { mask } from "../../kernels/topk/mask.ts";
 import { MAX_ROWS, PARAM_FIELDS, PARAMS_BYTES, ROW_FIELDS } from "../../kernels/shape.ts";
 import { WGSL_FILES } from "../../kernels/wgsl_files.ts";
-import { E01 } from "../../indexer/pipelines/e01_baseline.ts";
+import { PIPELINES } from "../../indexer/pipelines/mod.ts";
 import { generate } from "../../tools/generate_wgsl.ts";
 import { ODD_SHAPE } from "../support.ts";
 
-const KERNELS: Kernel[] = [...E01.kernels, ...E01.weightKernels];
+const KERNELS: Kernel[] = [...new Set(PIPELINES.flatMap((pipeline) => pipeline.kernels))];
 const FILES = {
   "a.wgsl": "enable f16;\nfn a() {}\n",
   "b.wgsl": "fn b() {}\nenable f16;\nenable subgroups;\nfn c() {}",

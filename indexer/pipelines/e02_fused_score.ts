@@ -1,0 +1,30 @@
+/**
+ * e02 fused score: table, gather and sum become one kernel; scores are written once. From e01.
+ *
+ * Why it should help: 12·M·n + 4·(M + 1)·n bytes per list become 4·M·n + 4·n (36·n to 12·n at M = 2),
+ * and two dispatches go. What it costs: no table, so every token pays D multiply-adds and reads M
+ * centroids (from cache: all centroids of a head are 32 KiB in the seed config).
+ *
+ * @module
+ */
+
+import { score } from "../../kernels/score/score.ts";
+import { E01 } from "./e01_baseline.ts";
+import { gpuPipeline, type GpuPipelineDef } from "./gpu_layer.ts";
+import type { Pipeline } from "./pipeline.ts";
+
+const REPLACED = new Set(["gather", "sum"]);
+
+/** The iteration as data, to derive others from. */
+export const E02: GpuPipelineDef = {
+  ...E01,
+  id: "e02",
+  title: "fused score",
+  change: "table, gather and sum in one kernel: scores are written once, nothing else is stored",
+  kernels: E01.kernels.filter(({ name }) => !REPLACED.has(name)).map((kernel) =>
+    kernel.name === "table" ? score : kernel
+  ),
+};
+
+/** Scores in one kernel. */
+export const e02: Pipeline = gpuPipeline(E02);
