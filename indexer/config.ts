@@ -212,8 +212,12 @@ export interface Capacity {
   readonly list: number;
 }
 
-/** Room for every list that an index of up to `tokens` tokens can produce. */
-export function capacityFor(config: ResolvedConfig, tokens: number, rows: number): Capacity {
+/** Capacities are multiples of this, so that rows of bytes and of scores begin at 16-byte boundaries. */
+const CAPACITY_STEP = 16;
+
+/** Room for every list that an index of up to `leastTokens` tokens can produce. */
+export function capacityFor(config: ResolvedConfig, leastTokens: number, rows: number): Capacity {
+  const tokens = Math.ceil(leastTokens / CAPACITY_STEP) * CAPACITY_STEP;
   const sink = sizeAt(config.sinkSize, tokens);
   const window = sizeAt(config.windowSize, tokens);
   const heavy = Math.min(sizeAt(config.heavySize, tokens), tokens);

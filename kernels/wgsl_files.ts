@@ -240,8 +240,7 @@ fn zeros(
 // phi:       f32[B, Hkv, M], metric "ip" only
 // codes:     u32[B, Hkv, M, coded_stride], one code per word
 //
-// One workgroup owns one (kv, m, new key); its invocations share out the centroids and then reduce
-// to the nearest. The order of the reduction does not matter: (distance, number) is a total order.
+// One workgroup owns one (kv, m, new key); its invocations share out the centroids.
 // Source: product quantization, Jegou, Douze, Schmid 2011; the "ip" column: Shrivastava, Li 2014.
 
 override WG: u32;
@@ -250,18 +249,6 @@ override WG: u32;
 @group(0) @binding(2) var<storage, read> centroids: array<f32>;
 @group(0) @binding(3) var<storage, read> phi: array<f32>;
 @group(0) @binding(4) var<storage, read_write> codes: array<u32>;
-
-var<workgroup> wg_bits: array<u32, WG>;    // 4 bytes per invocation
-var<workgroup> wg_number: array<u32, WG>;  // 4 bytes per invocation
-
-fn last_column(group: u32, key_at: u32) -> f32 {
-  var squared_norm = 0.0;
-  for (var j = 0u; j < SUB_WIDTH; j++) {
-    let x = new_keys[key_at + j];
-    squared_norm = fma(x, x, squared_norm);
-  }
-  return augmented_column(phi[group], squared_norm);
-}
 
 @compute @workgroup_size(WG)
 fn assign(
@@ -273,48 +260,72 @@ fn assign(
   if (ix < BATCH * KV_HEADS * SUBVECTORS * params.n_new) {
     let i = ix % params.n_new;
     let group = ix / params.n_new;
-    let kv = group / SUBVECTORS;
-    let key_ix = kv * params.n_new_keys + params.first_new_key + i;
-    let key_at = (key_ix * SUBVECTORS + group % SUBVECTORS) * SUB_WIDTH;
-    var last = 0.0;
-    if (CENTROID_WIDTH > SUB_WIDTH) { last = last_column(group, key_at); }
 
-    var best = 0u;
-    var best_bits = NO_DISTANCE;
-    for (var c = lane; c < CENTROIDS; c += WG) {
-      let centroid_at = (group * CENTROIDS + c) * CENTROID_WIDTH;
-      var distance = 0.0;
-      for (var j = 0u; j < SUB_WIDTH; j++) {
-        distance = add_squared_difference(distance, new_keys[key_at + j], centroids[centroid_at + j]);
-      }
-      if (CENTROID_WIDTH > SUB_WIDTH) {
-        distance = add_squared_difference(distance, last, centroids[centroid_at + SUB_WIDTH]);
-      }
-      if (is_nearer(distance, best_bits)) {
-        best = c;
-        best_bits = bitcast<u32>(distance);
-      }
-    }
-
-    wg_bits[lane] = best_bits;
-    wg_number[lane] = best;
-    workgroupBarrier();
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
-      if (lane < half) {
-        let other_bits = wg_bits[lane + half];
-        let other = wg_number[lane + half];
-        if (other_bits < wg_bits[lane] || (other_bits == wg_bits[lane] && other < wg_number[lane])) {
-          wg_bits[lane] = other_bits;
-          wg_number[lane] = other;
-        }
-      }
-      workgroupBarrier();
-    }
+    let code = nearest_of_key(lane, group, key_at(group, i));
 
     if (lane == 0u) {
-      codes[group * params.coded_stride + params.n_coded - params.n_new + i] = wg_number[0];
+      codes[group * params.coded_stride + params.n_coded - params.n_new + i] = code;
     }
   }
+}
+`,
+  "quantize/assign_packed.wgsl": `// assign_packed: code[kv, m, i] = argmin over c of sum_j (x[j] - centroid[kv, m, c, j])^2, lowest c on a tie.
+// Stage: quantize new keys (e03). As assign of e01, but codes lie four per word.
+//
+// new_keys:  f32[B, Hkv, n_new_keys, D]
+// centroids: f32[B, Hkv, M, C, CENTROID_WIDTH]
+// phi:       f32[B, Hkv, M], metric "ip" only
+// codes:     u32[B, Hkv, M, coded_stride / 4], four codes per word, the lowest byte first
+//
+// One workgroup owns one word that the new keys touch, and so up to four of them: WGSL has no byte
+// stores, and two owners of one word would race. Bytes of older keys stay, later ones become 0.
+// Precondition: coded_stride is a multiple of 4.
+
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read> new_keys: array<f32>;
+@group(0) @binding(2) var<storage, read> centroids: array<f32>;
+@group(0) @binding(3) var<storage, read> phi: array<f32>;
+@group(0) @binding(4) var<storage, read_write> codes: array<u32>;
+
+@compute @workgroup_size(WG)
+fn assign_packed(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let first = params.n_coded - params.n_new;
+  let first_word = first / 4u;
+  let n_words = (params.n_coded + 3u) / 4u - first_word;
+  let ix = job_ix(workgroup_id, num_workgroups);
+  if (params.n_new > 0u && ix < BATCH * KV_HEADS * SUBVECTORS * n_words) {
+    let group = ix / n_words;
+    let word_ix = first_word + ix % n_words;
+    let at = group * (params.coded_stride / 4u) + word_ix;
+
+    // Lane 0's copy alone is stored; it is the only one that reads what it will write.
+    var word = 0u;
+    if (lane == 0u && word_ix == first_word) {
+      word = extractBits(codes[at], 0u, first % 4u * 8u);
+    }
+    for (var slot = 0u; slot < 4u; slot++) {
+      let i = word_ix * 4u + slot;
+      if (i >= first && i < params.n_coded) {
+        let code = nearest_of_key(lane, group, key_at(group, i - first));
+        word = insertBits(word, code, slot * 8u, 8u);
+      }
+    }
+
+    if (lane == 0u) { codes[at] = word; }
+  }
+}
+`,
+  "quantize/codes_packed.wgsl": `// How a kernel reads codes that lie four per word, the lowest byte first: codes is
+// u32[rows, coded_stride / 4], and coded_stride is a multiple of 4.
+
+fn code_at(row: u32, i: u32) -> u32 {
+  let word = codes[row * (params.coded_stride / 4u) + i / 4u];
+  return extractBits(word, i % 4u * 8u, 8u);
 }
 `,
   "quantize/codes_word.wgsl": `// How a kernel reads codes that lie one per word: codes is u32[rows, coded_stride].
@@ -346,6 +357,67 @@ const NO_DISTANCE = 0x7f800001u;
 // to it, so a NaN never wins. (Comparing as f32 would not do: compilers fold NaN tests away.)
 fn is_nearer(distance: f32, best_bits: u32) -> bool {
   return bitcast<u32>(distance) < best_bits;
+}
+`,
+  "quantize/nearest_of_key.wgsl": `// Shared part of the kernels that code one subvector per workgroup: the invocations share out the
+// centroids, then reduce to the nearest. The order of the reduction does not matter: (distance,
+// number) is a total order. Needs new_keys, centroids, phi and WG, a power of two.
+
+var<workgroup> wg_bits: array<u32, WG>;    // 4 bytes per invocation
+var<workgroup> wg_number: array<u32, WG>;  // 4 bytes per invocation
+
+fn last_column(group: u32, key_at: u32) -> f32 {
+  var squared_norm = 0.0;
+  for (var j = 0u; j < SUB_WIDTH; j++) {
+    let x = new_keys[key_at + j];
+    squared_norm = fma(x, x, squared_norm);
+  }
+  return augmented_column(phi[group], squared_norm);
+}
+
+// The code of the subvector of \`group\` (kv, m) that begins at \`key_at\`. In uniform control flow only.
+fn nearest_of_key(lane: u32, group: u32, key_at: u32) -> u32 {
+  var last = 0.0;
+  if (CENTROID_WIDTH > SUB_WIDTH) { last = last_column(group, key_at); }
+
+  var best = 0u;
+  var best_bits = NO_DISTANCE;
+  for (var c = lane; c < CENTROIDS; c += WG) {
+    let centroid_at = (group * CENTROIDS + c) * CENTROID_WIDTH;
+    var distance = 0.0;
+    for (var j = 0u; j < SUB_WIDTH; j++) {
+      distance = add_squared_difference(distance, new_keys[key_at + j], centroids[centroid_at + j]);
+    }
+    if (CENTROID_WIDTH > SUB_WIDTH) {
+      distance = add_squared_difference(distance, last, centroids[centroid_at + SUB_WIDTH]);
+    }
+    if (is_nearer(distance, best_bits)) {
+      best = c;
+      best_bits = bitcast<u32>(distance);
+    }
+  }
+
+  wg_bits[lane] = best_bits;
+  wg_number[lane] = best;
+  workgroupBarrier();
+  for (var half = WG / 2u; half > 0u; half /= 2u) {
+    if (lane < half) {
+      let other_bits = wg_bits[lane + half];
+      let other = wg_number[lane + half];
+      if (other_bits < wg_bits[lane] || (other_bits == wg_bits[lane] && other < wg_number[lane])) {
+        wg_bits[lane] = other_bits;
+        wg_number[lane] = other;
+      }
+    }
+    workgroupBarrier();
+  }
+  return workgroupUniformLoad(&wg_number[0]);
+}
+
+// Where the subvector of \`group\` begins in the step's i-th coded new key.
+fn key_at(group: u32, i: u32) -> u32 {
+  let key_ix = group / SUBVECTORS * params.n_new_keys + params.first_new_key + i;
+  return (key_ix * SUBVECTORS + group % SUBVECTORS) * SUB_WIDTH;
 }
 `,
   "score/dot.wgsl": `// Shared part of every kernel that fills the lookup table. All GPU pipelines start at 0 and walk
@@ -435,6 +507,84 @@ fn score(
     }
 
     scores[list_ix * params.coded_stride + i] = score;
+  }
+}
+`,
+  "score/score_lookup.wgsl": `// score_lookup: score[l, i] = sum over m of lut[m, code[kv(l), m, i]], m ascending,
+// lut[m, c] = q[l, m, :] . centroid[kv(l), m, c, :].
+// Stage: score (e03). From score of e02: the table is back, but in workgroup memory, built by every
+// workgroup for its own tile; codes are bytes, four tokens per load; scores are stored four at a time.
+//
+// query:     f32[B, H, rows, D]
+// centroids: f32[B, Hkv, M, C, CENTROID_WIDTH]
+// codes:     u32[B, Hkv, M, coded_stride / 4], four codes per word, the lowest byte first
+// scores:    f32[B, H, rows, coded_stride]
+//
+// One workgroup owns a tile of WG * WORDS * 4 tokens of one list; invocation \`lane\` owns words lane,
+// lane + WG, ... of it, so that neighbours read neighbouring words. Tokens past n_coded in the last
+// word get a score that nobody reads. Precondition: coded_stride is a multiple of 4.
+
+override WG: u32;
+override WORDS: u32;                                // words per invocation
+override TABLE_ENTRIES: u32 = SUBVECTORS * CENTROIDS;
+
+@group(0) @binding(1) var<storage, read> query: array<f32>;
+@group(0) @binding(2) var<storage, read> centroids: array<f32>;
+@group(0) @binding(3) var<storage, read> codes: array<u32>;
+@group(0) @binding(4) var<storage, read_write> scores: array<vec4f>;
+
+var<workgroup> wg_lut: array<f32, TABLE_ENTRIES>;   // 4 * M * C bytes
+
+fn fill_table(lane: u32, list_ix: u32, first_group: u32) {
+  for (var e = lane; e < TABLE_ENTRIES; e += WG) {
+    let query_at = (list_ix * SUBVECTORS + e / CENTROIDS) * SUB_WIDTH;
+    let centroid_at = (first_group * CENTROIDS + e) * CENTROID_WIDTH;
+    var sum = 0.0;
+    for (var j = 0u; j < SUB_WIDTH; j++) {
+      sum = add_product(sum, query[query_at + j], centroids[centroid_at + j]);
+    }
+    wg_lut[e] = sum;
+  }
+}
+
+fn look_up(m: u32, word: u32) -> vec4f {
+  let first = m * CENTROIDS;
+  return vec4f(
+    wg_lut[first + (word & 0xffu)],
+    wg_lut[first + ((word >> 8u) & 0xffu)],
+    wg_lut[first + ((word >> 16u) & 0xffu)],
+    wg_lut[first + (word >> 24u)],
+  );
+}
+
+@compute @workgroup_size(WG)
+fn score_lookup(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let n_words = (params.n_coded + 3u) / 4u;
+  let n_tiles = (n_words + WG * WORDS - 1u) / (WG * WORDS);
+  let ix = job_ix(workgroup_id, num_workgroups);
+  if (ix < n_lists() * n_tiles) {
+    let list_ix = ix / n_tiles;
+    let tile = ix % n_tiles;
+    let stride = params.coded_stride / 4u;
+    let first_group = kv_of_list(list_ix) * SUBVECTORS;
+    fill_table(lane, list_ix, first_group);
+    workgroupBarrier();
+
+    for (var k = 0u; k < WORDS; k++) {
+      let w = (tile * WORDS + k) * WG + lane;
+      if (w < n_words) {
+        var score = look_up(0u, codes[first_group * stride + w]);
+        for (var m = 1u; m < SUBVECTORS; m++) {
+          score += look_up(m, codes[(first_group + m) * stride + w]);
+        }
+
+        scores[list_ix * stride + w] = score;
+      }
+    }
   }
 }
 `,

@@ -21,3 +21,15 @@ export const wordCodes: CodesFormat = {
   pack: (codes, words) => words.set(codes),
   unpack: (words, codes) => codes.set(words.subarray(0, codes.length)),
 };
+
+/** Four codes per u32 word, the lowest byte first: 1 byte per code, read four at a time. */
+export const packedCodes: CodesFormat = {
+  rowWords: (coded) => Math.ceil(coded / 4),
+  pack(codes, words) {
+    words.fill(0);
+    codes.forEach((code, i) => words[i >> 2] |= code << (i & 3) * 8);
+  },
+  unpack(words, codes) {
+    for (let i = 0; i < codes.length; i++) codes[i] = words[i >> 2] >>> (i & 3) * 8 & 0xff;
+  },
+};

@@ -3,6 +3,7 @@ import { checkCodes, checkKept, checkSelection } from "../../indexer/checks.ts";
 import { capacityFor, resolveConfig, resolveRows, type Size } from "../../indexer/config.ts";
 import { Random } from "../../indexer/kmeans.ts";
 import { E01 } from "../../indexer/pipelines/e01_baseline.ts";
+import { E03 } from "../../indexer/pipelines/e03_lookup.ts";
 import { GpuLayer, gpuPipeline, type GpuPipelineDef } from "../../indexer/pipelines/gpu_layer.ts";
 import { PIPELINES } from "../../indexer/pipelines/mod.ts";
 import type { Pipeline } from "../../indexer/pipelines/pipeline.ts";
@@ -109,8 +110,8 @@ function mutant(path: string, from: string, to: string): Pipeline {
 /** Every step overwrites a code of long ago: lists stay right for these codes, so only the codes tell. */
 const OLDER = mutant(
   "quantize/assign.wgsl",
-  "+ i] = wg_number[0];",
-  "+ i] = wg_number[0];\n      if (params.n_new < 9u && params.n_coded > 40u) { codes[group * params.coded_stride + params.n_coded - 34u] = 0u; }",
+  "+ i] = code;",
+  "+ i] = code;\n      if (params.n_new < 9u && params.n_coded > 40u) { codes[group * params.coded_stride + params.n_coded - 34u] = 0u; }",
 );
 
 const without = (name: string): GpuPipelineDef => ({
@@ -170,7 +171,7 @@ gpuTest("the checks fail for a pipeline that is broken in any one place", async 
     ["window tokens are candidates", mutant("topk/mask.wgsl", "i < params.rows[r].cand_end", "true")],
     [
       "equal distances go to the higher centroid",
-      mutant("quantize/assign.wgsl", "other < wg_number", "other > wg_number"),
+      mutant("quantize/nearest_of_key.wgsl", "other < wg_number", "other > wg_number"),
     ],
     ["every list reads KV head 0", mutant("layer/layer.wgsl", "(query_head % HEADS) / (HEADS / KV_HEADS)", "0u")],
     ["new keys are not coded", gpuPipeline(without("assign"))],
@@ -224,4 +225,33 @@ gpuTest("a replay notices a pipeline that is broken in any one place", async (gp
   for (const name of ["assign", "sort", "scatter", "sum"]) {
     assert(await errorsOf(gpuPipeline(without(name))) > 0, `not noticed: no ${name}`);
   }
+});
+
+gpuTest("e03 takes another plan where the table exceeds workgroup memory, and stays right", async () => {
+  const adapter = (await navigator.gpu.requestAdapter())!;
+  const device = await adapter.requestDevice(); // the default limits: 16 KiB
+  const shape = resolveConfig({ heads: 2, headWidth: 40, subvectors: 20, bits: 8 }).shape;
+  const names = (limits: GPUSupportedLimits) => E03.kernelsFor!(shape, limits).map((kernel) => kernel.name);
+  assertEquals(names({ maxComputeWorkgroupStorageSize: 20 * 256 * 4 } as GPUSupportedLimits)[1], "score_lookup");
+  assertEquals(names(device.limits)[1], "score");
+  const result = await runAndCheck(
+    {
+      batch: 1,
+      kvHeads: 2,
+      heads: 2,
+      headWidth: 40,
+      subvectors: 20,
+      bits: 8,
+      sinkSize: 2,
+      windowSize: 3,
+      heavySize: 20,
+      device,
+      pipeline: "e03",
+      codebook: { centroids: gaussian(2 * 20 * 256 * 2, 1), tokens: 0 },
+    },
+    gaussian,
+    400,
+    2,
+  );
+  assertEquals(result.firstError, "");
 });

@@ -1,13 +1,16 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { foldWorkgroups } from "../../kernels/gpu/dispatch.ts";
 import { assign } from "../../kernels/quantize/assign.ts";
-import { wordCodes } from "../../kernels/quantize/codes.ts";
+import { assignPacked } from "../../kernels/quantize/assign_packed.ts";
+import { packedCodes, wordCodes } from "../../kernels/quantize/codes.ts";
 import { concat } from "../../kernels/list/concat.ts";
 import { offset } from "../../kernels/list/offset.ts";
 import { scatter } from "../../kernels/list/scatter.ts";
 import { sort } from "../../kernels/list/sort.ts";
 import { zeros } from "../../kernels/list/zeros.ts";
 import { gather } from "../../kernels/score/gather.ts";
+import { score } from "../../kernels/score/score.ts";
+import { scoreLookup, scorePacked } from "../../kernels/score/score_lookup.ts";
 import { sum } from "../../kernels/score/sum.ts";
 import { table } from "../../kernels/score/table.ts";
 import { mask } from "../../kernels/topk/mask.ts";
@@ -36,12 +39,17 @@ Deno.test("foldWorkgroups covers every workgroup with less than a row to spare",
   assertThrows(() => foldWorkgroups(50, 7), RangeError, "at most 7 x 7: workgroups is 50");
 });
 
-Deno.test("wordCodes packs and unpacks", () => {
-  const codes = new Uint8Array([1, 255, 0]), words = new Uint32Array(wordCodes.rowWords(3)), back = new Uint8Array(3);
-  wordCodes.pack(codes, words);
-  wordCodes.unpack(words, back);
-  assertEquals(back, codes);
-});
+for (const [name, format] of Object.entries({ wordCodes, packedCodes })) {
+  Deno.test(`${name} packs and unpacks rows of any length`, () => {
+    for (let n = 0; n < 10; n++) {
+      const codes = Uint8Array.from({ length: n }, (_, i) => 255 - 40 * i), back = new Uint8Array(n);
+      const words = new Uint32Array(format.rowWords(n)).fill(0xdeadbeef);
+      format.pack(codes, words);
+      format.unpack(words, back);
+      assertEquals(back, codes);
+    }
+  });
+}
 
 for (const augmented of [false, true]) {
   gpuTest(
@@ -122,6 +130,69 @@ for (const nTokens of [258, 263, 264, 519, 520]) {
     const masked = await runKernel(gpu, mask, ODD_SHAPE, step, { scores: summed.gpu.scores });
     assertEquals(masked.gpu.ranks, masked.twin.ranks);
   });
+}
+
+/** `oddStep` with strides that packed codes allow. */
+const alignedStep = (nTokens: number): StepShape => ({
+  ...oddStep(nTokens, 20),
+  codedStride: Math.ceil(nTokens / 4) * 4 + 8,
+});
+
+for (const [nCoded, nNew] of [[256, 1], [257, 1], [258, 3], [259, 4], [260, 9], [40, 40]]) {
+  gpuTest(
+    `assign_packed: keeps older bytes and adds ${nNew} to make ${nCoded}, as its twin and as assign`,
+    async (gpu) => {
+      for (const augmented of [false, true]) {
+        const shape: LayerShape = { ...ODD_SHAPE, augmented };
+        const step: StepShape = { ...alignedStep(nCoded + 7), nCoded, nNew, firstNewKey: 2, nNewKeys: nNew + 2 };
+        // Integers, so that GPU and twin agree exactly, ties included.
+        const integer = (count: number, seed: number) => Float32Array.from(below(count, 5, seed));
+        const newKeys = integer(nKv * step.nNewKeys * shape.headWidth, 1);
+        const centroids = integer(groups * shape.centroids * (7 + Number(augmented)), 2);
+        const phi = new Float32Array(augmented ? groups : 0).fill(1000);
+        const codes = below(groups * step.codedStride / 4, 2 ** 32, 3);
+        const run = await runKernel(gpu, assignPacked, shape, step, { newKeys, centroids, phi, codes });
+        const words = await runKernel(gpu, assign, shape, step, { newKeys, centroids, phi });
+        if (!augmented) assertEquals(run.gpu.codes, run.twin.codes);
+        for (let group = 0; group < groups; group++) {
+          const bytes = new Uint8Array(run.gpu.codes.buffer, group * step.codedStride, step.codedStride);
+          const before = new Uint8Array(codes.buffer, group * step.codedStride, step.codedStride);
+          const first = nCoded - nNew, end = Math.ceil(nCoded / 4) * 4;
+          assertEquals(bytes.slice(0, first), before.slice(0, first), "older codes");
+          assertEquals(bytes.slice(end), before.slice(end), "words that no new key touches");
+          const added = words.gpu.codes.slice(group * step.codedStride + first, group * step.codedStride + nCoded);
+          assertEquals([...bytes.slice(first, nCoded)], [...added]);
+        }
+      }
+    },
+  );
+}
+
+for (const nTokens of [258, 4103, 4104, 5000]) {
+  gpuTest(
+    `score, score_lookup and packed score: the bits of table, gather and sum at ${nTokens - 7} coded tokens`,
+    async (gpu) => {
+      const step = alignedStep(nTokens);
+      const lists = nLists(ODD_SHAPE, step), stride = step.codedStride;
+      const query = uniform(lists * ODD_SHAPE.headWidth, 3);
+      const centroids = uniform(groups * ODD_SHAPE.centroids * 7, 4);
+      const codes = below(groups * stride, ODD_SHAPE.centroids, 6);
+      const packed = new Uint32Array(groups * stride / 4);
+      packedCodes.pack(Uint8Array.from(codes), packed);
+      const { gpu: { lut } } = await runKernel(gpu, table, ODD_SHAPE, step, { query, centroids });
+      const { gpu: { gathered } } = await runKernel(gpu, gather, ODD_SHAPE, step, { lut, codes });
+      const { gpu: { scores } } = await runKernel(gpu, sum, ODD_SHAPE, step, { gathered });
+      for (const [kernel, input] of [[score, codes], [scorePacked, packed], [scoreLookup, packed]] as const) {
+        const run = await runKernel(gpu, kernel, ODD_SHAPE, step, { query, centroids, codes: input });
+        for (let list = 0; list < lists; list++) {
+          const row = (of: ArrayLike<number>) =>
+            Array.prototype.slice.call(of, list * stride, list * stride + step.nCoded);
+          assertEquals(row(run.gpu.scores), row(scores), `${kernel.name}, list ${list}`);
+          assertClose(row(run.gpu.scores), row(run.twin.scores), scoreBound(ODD_SHAPE, 35, 70, false), kernel.name);
+        }
+      }
+    },
+  );
 }
 
 Deno.test("rankOf orders NaN, -inf, numbers, zeros and +inf", () => {

@@ -73,7 +73,7 @@ for (const kernel of KERNELS) {
       binding: Number(match[1]),
       access: match[2],
       name: match[3],
-      type: match[4],
+      type: match[4].replace(/^vec4([fu])$/, (_, kind) => kind === "f" ? "f32" : "u32"),
     }));
     const expected = kernel.buffers.map((use, ix) => ({
       binding: ix + 1,

@@ -1,0 +1,36 @@
+/**
+ * e03 lookup in workgroup memory: codes packed four per word, the table built once per workgroup in
+ * workgroup memory, loads of four codes and stores of four scores. From e02.
+ *
+ * Why it should help: codes shrink from 4·M·n to M·n bytes per list (8·n to 2·n at M = 2), and a token
+ * costs M lookups instead of D multiply-adds on 2·D loads. What it costs: every tile of 4,096 tokens
+ * builds the table anew, D·C multiply-adds. Where M·C·4 bytes exceed workgroup memory the plan keeps
+ * e02's kernel on packed codes.
+ *
+ * @module
+ */
+
+import { assignPacked } from "../../kernels/quantize/assign_packed.ts";
+import { packedCodes } from "../../kernels/quantize/codes.ts";
+import { scoreLookup, scorePacked, tableBytes } from "../../kernels/score/score_lookup.ts";
+import { E02 } from "./e02_fused_score.ts";
+import { gpuPipeline, type GpuPipelineDef } from "./gpu_layer.ts";
+import type { Pipeline } from "./pipeline.ts";
+
+const kernelsWith = (score: typeof scoreLookup) =>
+  E02.kernels.map((kernel) => kernel.name === "assign" ? assignPacked : kernel.name === "score" ? score : kernel);
+
+/** The iteration as data, to derive others from. */
+export const E03: GpuPipelineDef = {
+  ...E02,
+  id: "e03",
+  title: "lookup",
+  change: "codes packed four per word; the table in workgroup memory, once per tile of 4,096 tokens",
+  codes: packedCodes,
+  kernels: kernelsWith(scoreLookup),
+  kernelsFor: (shape, limits) =>
+    kernelsWith(tableBytes(shape) <= limits.maxComputeWorkgroupStorageSize ? scoreLookup : scorePacked),
+};
+
+/** Scores by lookup in workgroup memory. */
+export const e03: Pipeline = gpuPipeline(E03);

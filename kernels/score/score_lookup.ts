@@ -1,0 +1,55 @@
+/**
+ * score_lookup: scores through a table in workgroup memory. See `score_lookup.wgsl`.
+ *
+ * @module
+ */
+
+import { type Kernel, layerOverrides, plainPlan, reads, writes } from "../gpu/kernel.ts";
+import { centroids, query } from "../layer/buffers.ts";
+import { packedCodesBuffer } from "../quantize/assign_packed.ts";
+import { type LayerShape, needsScores, nLists, type StepShape } from "../shape.ts";
+import { score, scoreTwin } from "./score.ts";
+import { scores } from "./sum.ts";
+
+const INVOCATIONS = 256;
+/** Words per invocation: 4,096 tokens per tile. A larger tile builds fewer tables, a smaller one fills more cores. */
+const WORDS = 4;
+
+/** Bytes of workgroup memory that the table takes. */
+export function tableBytes(shape: LayerShape): number {
+  return 4 * shape.subvectors * shape.centroids;
+}
+
+function packedTwin(shape: LayerShape, step: StepShape, buffers: Parameters<Kernel["twin"]>[2]): void {
+  const { codes } = buffers;
+  scoreTwin(shape, step, buffers, (row, i) => codes[row * step.codedStride / 4 + (i >> 2)] >>> (i & 3) * 8 & 0xff);
+}
+
+/** Scores of packed codes through a table in workgroup memory. */
+export const scoreLookup: Kernel = {
+  name: "score_lookup",
+  wgsl: ["layer/layer.wgsl", "score/dot.wgsl", "score/score_lookup.wgsl"],
+  buffers: [reads(query), reads(centroids), reads(packedCodesBuffer), writes(scores)],
+  plan: (shape) => ({
+    overrides: { ...layerOverrides(shape), WG: INVOCATIONS, WORDS },
+    invocations: INVOCATIONS,
+    workgroupBytes: tableBytes(shape),
+  }),
+  work(shape, step) {
+    if (!needsScores(step)) return { workgroups: 0, bytesMoved: 0 };
+    const tiles = Math.ceil(Math.ceil(step.nCoded / 4) / (INVOCATIONS * WORDS));
+    const lists = nLists(shape, step);
+    const table = shape.headWidth * (shape.centroids + 1) * 4;
+    return { workgroups: lists * tiles, bytesMoved: lists * (tiles * table + step.nCoded * (shape.subvectors + 4)) };
+  },
+  twin: packedTwin,
+};
+
+/** Scores of packed codes without a table, where the table is larger than workgroup memory. */
+export const scorePacked: Kernel = {
+  ...score,
+  wgsl: ["layer/layer.wgsl", "quantize/codes_packed.wgsl", "score/dot.wgsl", "score/score.wgsl"],
+  buffers: [reads(query), reads(centroids), reads(packedCodesBuffer), writes(scores)],
+  plan: (shape) => plainPlan(shape, INVOCATIONS),
+  twin: packedTwin,
+};
