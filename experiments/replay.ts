@@ -206,19 +206,37 @@ async function uploadInputs(test: ReplayCase, gpu: Gpu) {
   };
 }
 
-/** GPU clocks idle low: so long the GPU is kept busy before steps are timed. */
-const WARM_UP_MS = 200;
+/** GPU clocks idle low and rise slowly: so long the GPU is kept busy before steps are timed. */
+const WARM_UP_MS = 300;
+
+/** Before every timed step, off the clock, the GPU works for about so long, or its clocks drop again. */
+const KEEP_WARM_MS = 3;
 
 /** Results of so many bytes at most wait on the GPU while steps are timed. */
 const SEGMENT_BYTES = 256 * 2 ** 20;
 
-/** Selects again and again, which leaves the index as it is, until the clocks are up. */
-async function warmUp(index: PqIndexer, gpu: Gpu, query: GPUBuffer): Promise<void> {
-  const end = performance.now() + WARM_UP_MS;
+/**
+ * Selects again and again, which leaves the index as it is, until the clocks are up.
+ *
+ * @returns how many selections keep the GPU warm before a step
+ */
+async function warmUp(index: PqIndexer, gpu: Gpu, query: GPUBuffer): Promise<number> {
+  const begin = performance.now();
+  let count = 0, elapsed = 0;
   do {
     await index.select(query);
     await gpu.fence();
-  } while (performance.now() < end);
+    count++;
+    elapsed = performance.now() - begin;
+  } while (elapsed < WARM_UP_MS);
+  return Math.min(40, Math.ceil(KEEP_WARM_MS / (elapsed / count)));
+}
+
+/** Encodes selections that nobody reads. */
+function keepWarm(index: PqIndexer, encoder: GPUCommandEncoder, query: GPUBuffer, count: number): void {
+  const pass = encoder.beginComputePass({ label: "keep warm" });
+  for (let k = 0; k < count; k++) index.record(pass, { query });
+  pass.end();
 }
 
 /**
@@ -234,14 +252,17 @@ async function timedRun(test: ReplayCase, pipeline: Pipeline, codes: Uint8Array,
   using inputs = await uploadInputs(test, gpu);
   using timer = await PassTimer.create(gpu, test.steps);
   const fencesNow = await gpu.canFenceNow();
-  await warmUp(index, gpu, inputs.query.buffer);
+  const warmth = await warmUp(index, gpu, inputs.query.buffer);
 
   const digests: string[] = [], wallUs: number[] = [];
   const slots = await ResultSlots.create(gpu, await index.select(inputs.query.buffer), test.steps);
   for (let step = 0; step < test.steps; step++) {
     onProgress("time", step, test.steps);
     await index.reserve(test.capture.tokens); // what was recorded is submitted
-    await gpu.submit("set up the step", (encoder) => inputs.copy(encoder, step));
+    await gpu.submit("set up the step", (encoder) => {
+      inputs.copy(encoder, step);
+      keepWarm(index, encoder, inputs.query.buffer, warmth);
+    });
     await gpu.fence();
     const begin = performance.now();
     const selection = await gpu.submit("step", (encoder) => {
@@ -256,7 +277,7 @@ async function timedRun(test: ReplayCase, pipeline: Pipeline, codes: Uint8Array,
     await gpu.submit("keep the result", (encoder) => slots.keep(encoder, selection));
     if (slots.isFull || step === test.steps - 1) {
       for (const data of await slots.take()) digests.push(digestOf(data));
-      await warmUp(index, gpu, inputs.query.buffer);
+      if (step < test.steps - 1) await warmUp(index, gpu, inputs.query.buffer);
     }
   }
   slots.destroy();
@@ -329,13 +350,14 @@ async function timedOperations(test: ReplayCase, pipeline: Pipeline, codes: Uint
   using index = await open(test, pipeline, codes);
   using inputs = await uploadInputs(test, gpu);
   using timer = await PassTimer.create(gpu, index.operations.length);
-  await warmUp(index, gpu, inputs.query.buffer);
+  const warmth = await warmUp(index, gpu, inputs.query.buffer);
   const totals = new Map(index.operations.map((name) => [name, 0]));
   for (let step = 0; timer && step < test.steps; step++) {
     onProgress("operations", step, test.steps);
     await index.reserve(test.capture.tokens); // what was recorded is submitted
     await gpu.submit("step by operation", (encoder) => {
       inputs.copy(encoder, step);
+      keepWarm(index, encoder, inputs.query.buffer, warmth);
       const perOperation = (name: string) => timer.beginPass(encoder, name);
       index.record(perOperation, { query: inputs.query.buffer, newKeys: inputs.newKeys.buffer });
     });
