@@ -117,7 +117,7 @@ function readArguments(command: Command, args: string[]): Arguments {
  */
 export async function runCommand(command: Command, main: (args: Arguments) => Promise<number>): Promise<never> {
   try {
-    if (Deno.args.includes("--help")) {
+    if (Deno.args.includes("--help") || Deno.args.includes("-h")) {
       console.log(help(command));
       Deno.exit(0);
     }
@@ -131,6 +131,14 @@ export async function runCommand(command: Command, main: (args: Arguments) => Pr
     if (Deno.env.get("DEBUG")) console.error(error);
     Deno.exit(1);
   }
+}
+
+/** Fails now, not after the work, if a file cannot be written. */
+export async function prepareOutput(path: string | undefined): Promise<void> {
+  if (path === undefined) return;
+  await Deno.writeTextFile(path, "", { append: true }).catch((error: Error) => {
+    throw new UsageError(`Cannot write ${path}: ${error.message}`);
+  });
 }
 
 /** Breaks a line at spaces so that none is longer than `width`, where words allow. */
@@ -163,7 +171,7 @@ export function verdict(text: string, good: boolean): string {
 
 /** A progress bar on stderr where that is a terminal; one line per phase elsewhere. */
 export class Progress {
-  readonly #terminal = Deno.stderr.isTerminal();
+  readonly #terminal = Deno.stderr.isTerminal() && Deno.env.get("TERM") !== "dumb";
   #phase = "";
   #began = 0;
   #drawn = 0;

@@ -10,7 +10,7 @@ import { type Capture, queryOf } from "./inputs/capture.ts";
 
 /** Means over heads and steps; masses are shares of the softmax over all cached tokens. */
 export interface Quality {
-  /** |heavy ∩ exact top-K of the same candidates| / K. */
+  /** |heavy ∩ exact top-K of the same candidates| / K; NaN if no list has heavy tokens. */
   readonly recall: number;
   /** Attention mass of sink + heavy + window. */
   readonly listMass: number;
@@ -20,7 +20,7 @@ export interface Quality {
   readonly windowMass: number;
   /** Attention mass of a window as long as the whole list. */
   readonly sameLengthWindowMass: number;
-  /** (listMass − windowMass) / (exactMass − windowMass): share of what can be recovered. */
+  /** (listMass − windowMass) / (exactMass − windowMass): share of what can be recovered; NaN if nothing can. */
   readonly recovered: number;
   /** Mean length of a list. */
   readonly listLength: number;
@@ -87,12 +87,12 @@ export class QualityMeter {
     const mean = (sum: number) => sum / this.#lists;
     const { recall, listMass, exactMass, windowMass, sameLengthWindowMass, listLength } = this.#sums;
     return {
-      recall: this.#withHeavy > 0 ? recall / this.#withHeavy : 1,
+      recall: this.#withHeavy > 0 ? recall / this.#withHeavy : NaN,
       listMass: mean(listMass),
       exactMass: mean(exactMass),
       windowMass: mean(windowMass),
       sameLengthWindowMass: mean(sameLengthWindowMass),
-      recovered: exactMass > windowMass ? (listMass - windowMass) / (exactMass - windowMass) : 1,
+      recovered: exactMass > windowMass ? (listMass - windowMass) / (exactMass - windowMass) : NaN,
       listLength: mean(listLength),
     };
   }

@@ -206,8 +206,11 @@ async function uploadInputs(test: ReplayCase, gpu: Gpu) {
   };
 }
 
-/** GPU clocks idle low and rise slowly: so long the GPU is kept busy before steps are timed. */
-const WARM_UP_MS = 300;
+/** GPU clocks idle low and rise slowly: the GPU is kept busy before steps are timed, for windows of so long … */
+const WARM_UP_WINDOW_MS = 200;
+
+/** … until three in a row are hardly faster than the best before them, or for so many. */
+const WARM_UP_WINDOWS = 15;
 
 /** Before every timed step, off the clock, the GPU works for about so long, or its clocks drop again. */
 const KEEP_WARM_MS = 3;
@@ -221,15 +224,22 @@ const SEGMENT_BYTES = 256 * 2 ** 20;
  * @returns how many selections keep the GPU warm before a step
  */
 async function warmUp(index: PqIndexer, gpu: Gpu, query: GPUBuffer): Promise<number> {
-  const begin = performance.now();
-  let count = 0, elapsed = 0;
-  do {
-    await index.select(query);
-    await gpu.fence();
-    count++;
-    elapsed = performance.now() - begin;
-  } while (elapsed < WARM_UP_MS);
-  return Math.min(40, Math.ceil(KEEP_WARM_MS / (elapsed / count)));
+  let best = Infinity, steady = 0;
+  for (let window = 0; window < WARM_UP_WINDOWS && steady < 3; window++) {
+    const begin = performance.now();
+    let count = 0, elapsed = 0;
+    while (elapsed < WARM_UP_WINDOW_MS) {
+      const batch = gpu.info.isSoftware ? 1 : 16;
+      for (let k = 0; k < batch; k++) await index.select(query);
+      await gpu.fence();
+      count += batch;
+      elapsed = performance.now() - begin;
+    }
+    steady = elapsed / count > 0.98 * best ? steady + 1 : 0;
+    best = Math.min(best, elapsed / count);
+    if (gpu.info.isSoftware) break; // its clocks are the CPU's
+  }
+  return Math.min(40, Math.ceil(KEEP_WARM_MS / best));
 }
 
 /** Encodes selections that nobody reads. */

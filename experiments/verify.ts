@@ -13,7 +13,7 @@ import { PIPELINES } from "../indexer/pipelines/mod.ts";
 import { PqIndexer } from "../indexer/pq_indexer.ts";
 import { referenceScores, referenceTable } from "../indexer/reference.ts";
 import { listOf, type SelectionData } from "../indexer/selection.ts";
-import { type Command, dim, runCommand, verdict, wrap } from "./cli.ts";
+import { type Command, dim, prepareOutput, runCommand, verdict, wrap } from "./cli.ts";
 import { BUNDLED_GOLDEN, type GoldenCase, loadGolden } from "./inputs/golden.ts";
 
 const COMMAND: Command = {
@@ -190,6 +190,7 @@ function checkGoldenLists(golden: GoldenCase, index: PqIndexer, codes: Uint8Arra
 if (import.meta.main) {
   await runCommand(COMMAND, async (args) => {
     const files = args.positional.length > 0 ? args.positional : [fileURLToPath(BUNDLED_GOLDEN)];
+    await prepareOutput(args.text("json"));
     const hasGpu = await Gpu.shared().then(() => true, (error) => {
       if (!(error instanceof GpuUnavailableError)) throw error;
       console.log(`No GPU: verifying the CPU pipelines only.\n${wrap(error.message, 100)}`);

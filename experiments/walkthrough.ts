@@ -11,7 +11,7 @@ import { GpuUnavailableError } from "../kernels/gpu/errors.ts";
 import { initOffsetAt, type Metric, type PqConfig, resolveConfig } from "../indexer/config.ts";
 import { trainCentroids } from "../indexer/kmeans.ts";
 import { PIPELINES } from "../indexer/pipelines/mod.ts";
-import { bold, type Command, dim, Progress, runCommand, UsageError, verdict, wrap } from "./cli.ts";
+import { bold, type Command, dim, prepareOutput, Progress, runCommand, UsageError, verdict, wrap } from "./cli.ts";
 import { BUNDLED_CAPTURE, keysOf, loadCapture } from "./inputs/capture.ts";
 import { provenance } from "./provenance.ts";
 import { type Quality, QualityMeter } from "./quality.ts";
@@ -22,7 +22,7 @@ const COMMAND: Command = {
   name: "walkthrough",
   summary: "Replays the decode steps of an attention capture through every pipeline, checked and timed.",
   flags: {
-    capture: { value: "FILE", help: "safetensors with query, key, value (default: the bundled one)" },
+    capture: { value: "FILE", help: "safetensors: query [H, T, D], key, value [Hkv, N, D] (default: the bundled one)" },
     json: { value: "FILE", help: "write rows, quality and provenance as JSON" },
     steps: { value: "N", help: "decode steps to replay, the last ones (default: all of the capture)" },
     subvectors: { value: "M", help: "subvectors per key", default: "8" },
@@ -59,6 +59,8 @@ if (import.meta.main) {
     };
     const seed = args.integer("seed", 0, 2 ** 32 - 1), iterations = args.integer("iterations", 1, 1000);
     if (args.text("steps") !== undefined) args.integer("steps", 1, 2 ** 20);
+
+    await prepareOutput(args.text("json"));
 
     const gpu = await Gpu.shared().catch((error) => {
       if (!(error instanceof GpuUnavailableError)) throw error;
@@ -210,10 +212,12 @@ function printTable(rows: readonly Row[], steps: number): void {
     console.log(dim(`    ${row.pipeline.change}`));
     for (const text of shareLines(row)) console.log(dim(`    ${text}`));
   });
-  console.log(
-    dim("verified: every step's codes, lists and weights. rescored: the oracle, by scoring keys rebuilt from"),
-  );
-  console.log(dim("their codes; exact: as the oracle; n exch.: n tokens exchanged, all within the f32 rounding bound"));
+  const legend = [
+    "disp.: dispatches; × prev., × base: medians against the row before and the baseline, same clock",
+    "verified: every step's codes, lists and weights. rescored: the oracle, by scoring keys rebuilt from",
+    "their codes; exact: as the oracle; n exch.: n tokens exchanged, all within the f32 rounding bound",
+  ];
+  console.log(dim(legend.join("\n")));
 }
 
 /** "gather 41 % ████████ · sum 20 % ████ …" in lines of at most 96 columns, largest share first. */
@@ -231,7 +235,7 @@ function shareLines({ operations }: Row): string[] {
 }
 
 function printQuality(quality: Quality, lists: number): void {
-  const percent = (share: number) => `${(100 * share).toFixed(1)} %`.padStart(8);
+  const percent = (share: number) => (Number.isNaN(share) ? "–" : `${(100 * share).toFixed(1)} %`).padStart(8);
   console.log(
     `\n${bold("What the selection keeps")} (mean of ${lists} lists of ${quality.listLength.toFixed(0)} tokens)`,
   );
@@ -244,7 +248,7 @@ function printQuality(quality: Quality, lists: number): void {
     ["share recovered of what heavy tokens can add", quality.recovered],
   ];
   for (const [label, share] of rows) {
-    const bar = "█".repeat(Math.round(Math.max(0, share) * 30));
+    const bar = "█".repeat(Math.round(Math.max(0, share || 0) * 30));
     console.log(`  ${label.padEnd(48)}${percent(share)}  ${bar}`);
   }
 }

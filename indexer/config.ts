@@ -43,7 +43,10 @@ export interface PqConfig {
   readonly windowSize?: Size;
   /** K: heavy tokens, listed by score. Default 128. */
   readonly heavySize?: Size;
-  /** First token that is coded. Default: the sink size at training. */
+  /**
+   * First token that is coded. Default: the sink size at training. Tokens between the sink and a larger
+   * initOffset are never heavy: they are listed only while they are in the window.
+   */
   readonly initOffset?: number;
   /** Default "perQueryHead". */
   readonly pooling?: Pooling;
@@ -74,9 +77,29 @@ export function refuse(action: string, rule: string, actual: string): never {
 
 function wholeNumber(action: string, name: string, value: unknown, least: number, most: number): number {
   if (typeof value !== "number" || !Number.isInteger(value) || value < least || value > most) {
-    refuse(action, `${name} must be an integer ${least} to ${most}`, `${name} is ${value}`);
+    refuse(action, `${name} must be an integer ${least} to ${most}`, `${name} is ${show(value)}`);
   }
   return value;
+}
+
+/** A value as an error shows it: numbers as they are, strings quoted, objects by their class. */
+export function show(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  return typeof value === "object" && value !== null
+    ? `of class ${value.constructor?.name ?? "Object"}`
+    : String(value);
+}
+
+/** Refuses options that nobody reads: a misspelt one would silently be the default. */
+export function knowOptions(action: string, options: unknown, known: readonly string[]): void {
+  if (typeof options !== "object" || options === null) {
+    throw new TypeError(`Cannot ${action} as its options must be an object: they are ${show(options)}`);
+  }
+  for (const name of Object.keys(options)) {
+    if (!known.includes(name)) {
+      throw new TypeError(`Cannot ${action} as its options are ${known.join(", ")}: ${name} is none of them`);
+    }
+  }
 }
 
 function validSize(action: string, name: string, value: unknown): Size {

@@ -81,6 +81,16 @@ export function trainCentroids(shape: LayerShape, keys: Float32Array, options: T
   const nKv = shape.batch * shape.kvHeads;
   const t = keys.length / (nKv * shape.headWidth);
   const n = t - initOffset;
+  if (!Number.isInteger(t)) {
+    refuse(
+      "train a codebook",
+      `keys must be f32 [B, Hkv, n, D], a multiple of ${nKv * shape.headWidth} values`,
+      `length is ${keys.length}`,
+    );
+  }
+  if (!Number.isInteger(iterations) || iterations < 1) {
+    refuse("train a codebook", "iterations must be an integer ≥ 1", `iterations is ${iterations}`);
+  }
   if (n < shape.centroids) {
     refuse(
       "train a codebook",

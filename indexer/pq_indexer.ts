@@ -12,11 +12,13 @@ import {
   capacityFor,
   initOffsetAt,
   isShort,
+  knowOptions,
   type PqConfig,
   refuse,
   resolveConfig,
   type ResolvedConfig,
   resolveRows,
+  show,
 } from "./config.ts";
 import { trainCentroids } from "./kmeans.ts";
 import { DEFAULT_PIPELINE, pipelineById } from "./pipelines/mod.ts";
@@ -34,7 +36,7 @@ export interface CodebookInput {
   readonly codes?: ArrayLike<number> | ArrayLike<bigint>;
   /** Order of `codes`: "bhmn" is `[B, Hkv, M, n]` (default), "bnhm" is PyTorch's `[B, n, Hkv, M]`. */
   readonly codesLayout?: "bhmn" | "bnhm";
-  /** N, all cached tokens. Default: initOffset + n. */
+  /** N, all cached tokens. Default: 0 without codes, else initOffset + n. */
   readonly tokens?: number;
 }
 
@@ -60,7 +62,7 @@ export interface PqIndexerOptions extends PqConfig {
 
 /** What goes with a query. */
 export interface SelectOptions {
-  /** Query rows of a GPU buffer (typed arrays tell by their length). Default 1. */
+  /** Query rows of a GPU buffer; needed if it is larger than one row (typed arrays tell by their length). */
   readonly rows?: number;
   /** Buffers of the caller's for the result. Default: the index's own. */
   readonly out?: SelectionOutput;
@@ -68,7 +70,10 @@ export interface SelectOptions {
 
 /** What goes with new keys. */
 export interface AppendOptions {
-  /** Tokens that a GPU buffer holds per (batch, KV head) (typed arrays tell by their length). Default 1. */
+  /**
+   * Tokens that a GPU buffer holds per (batch, KV head); needed if it is larger than one token (typed
+   * arrays tell by their length).
+   */
   readonly tokens?: number;
 }
 
@@ -82,6 +87,32 @@ export interface RecordOptions extends StepOptions {
   /** f32 `[B, Hkv, t, D]`; default: no new keys. */
   readonly newKeys?: GpuInput;
 }
+
+const CREATE_OPTIONS = [
+  "batch",
+  "heads",
+  "kvHeads",
+  "headWidth",
+  "subvectors",
+  "bits",
+  "metric",
+  "sinkSize",
+  "windowSize",
+  "heavySize",
+  "initOffset",
+  "pooling",
+  "pipeline",
+  "device",
+  "weights",
+  "codebook",
+  "capacity",
+  "seed",
+  "iterations",
+  "onTrainProgress",
+] as const satisfies readonly (keyof PqIndexerOptions)[];
+const SELECT_OPTIONS = ["rows", "out"] as const;
+const APPEND_OPTIONS = ["tokens"] as const;
+const RECORD_OPTIONS = ["query", "newKeys", "rows", "out", "tokens"] as const;
 
 /** Keys that wait for a codebook: an array of our own, or a range of the pending buffer. */
 interface PendingKeys {
@@ -101,9 +132,16 @@ interface State {
 /**
  * An index over the keys of one attention layer.
  *
- * Calls are queued: one that was not awaited is finished before the next begins, and typed arrays are
- * copied before a call returns, so the caller may reuse them at once. A call that throws leaves the
- * index as it was.
+ * Calls are queued: one that was not awaited is finished before the next begins. Typed arrays are copied
+ * before a call returns, so the caller may reuse them at once; GPU buffers are read when the call runs, so
+ * await it before writing to them. A call that throws leaves the index as it was.
+ *
+ * While a row sees N ≤ K + initOffset + rows + C or N ≤ S + K + W tokens, its list is all of them. The first
+ * step beyond that trains the codebook on the keys so far, if there is none, and that codebook stays: for
+ * a cache that starts short and grows long, bring a codebook or give `train` a longer text.
+ *
+ * Scores are Σ_m q_m · centroid(code_m), without 1/√D; metric "ip" changes which centroid codes a key, not
+ * how it is scored. Finite keys beyond about 1e18 overflow f32 distances and are coded as 0.
  *
  * @example
  * ```ts
@@ -158,8 +196,13 @@ export class PqIndexer {
    * @throws {GpuUnavailableError} if the pipeline needs a GPU and there is none; says what to install
    */
   static async create(options: PqIndexerOptions): Promise<PqIndexer> {
+    knowOptions("create an index", options, CREATE_OPTIONS);
     const config = resolveConfig(options);
-    const pipeline = typeof options.pipeline === "object"
+    const { device } = options;
+    if (device !== undefined && typeof device?.createBuffer !== "function") {
+      throw new TypeError(`Cannot create an index as device must be a GPUDevice: it is ${show(device)}`);
+    }
+    const pipeline = typeof options.pipeline === "object" && options.pipeline
       ? options.pipeline
       : options.pipeline === undefined
       ? DEFAULT_PIPELINE
@@ -232,7 +275,8 @@ export class PqIndexer {
    * there. Needed before {@linkcode PqIndexer.record}, which never allocates; never between a
    * record and its submit. Cheap where there is room already: call it once per decode step.
    *
-   * @throws {RangeError} beyond the device's limits; {@linkcode GpuOutOfMemoryError}
+   * @throws {RangeError} beyond the device's limits
+   * @throws {GpuOutOfMemoryError} the index stays as it was
    */
   reserve(tokens: number, rows = 1): Promise<void> {
     return this.#exclusive(() => this.#makeRoom(tokens, rows, this.codedTokens, false));
@@ -247,6 +291,7 @@ export class PqIndexer {
   train(keys?: Float32Array | GpuInput, options: AppendOptions = {}): Promise<void> {
     const own = ownCopy(keys);
     return this.#exclusive(async () => {
+      knowOptions("train", options, APPEND_OPTIONS);
       if (this.#codebook) {
         refuse("train a codebook", "an index is trained once", `this one has ${this.codedTokens} coded tokens`);
       }
@@ -265,6 +310,7 @@ export class PqIndexer {
   append(keys: Float32Array | GpuInput, options: AppendOptions = {}): Promise<void> {
     const own = ownCopy(keys);
     return this.#exclusive(async () => {
+      knowOptions("append", options, APPEND_OPTIONS);
       const t = this.#countKeys("append", own, options.tokens);
       if (!this.#codebook) return await this.#withPending(own, t, () => Promise.resolve());
       await this.#makeRoom(this.#tokens + t, this.#roomRows, this.codedTokens);
@@ -304,13 +350,15 @@ export class PqIndexer {
    * Encodes a step into the caller's compute pass, so that many layers go into one submit. The
    * index counts the new keys as appended from here on: submit the pass before any other call of this
    * index. Allocates nothing. At most 64 steps of one index may be recorded in a row; any awaited call
-   * after the submit ({@linkcode PqIndexer.reserve}, say) begins a new row.
+   * after the submit ({@linkcode PqIndexer.reserve}, say) begins a new row. Read the selection only after
+   * the submit: before, its buffers hold what was there.
    *
    * @param target a compute pass, or a function that begins one per operation (ended here), to time each
    * @throws {RangeError} without room (see {@linkcode PqIndexer.reserve}) or without a codebook (see {@linkcode PqIndexer.train})
    */
   record(target: PassTarget, options: RecordOptions): Selection {
     this.#assertUsable();
+    knowOptions("record a step", options, RECORD_OPTIONS);
     if (this.#queue) refuse("record a step", "earlier calls must have finished", "one is running: await it first");
     const { query, newKeys } = options;
     for (const [name, input] of Object.entries({ query, newKeys }) as [string, unknown][]) {
@@ -321,7 +369,7 @@ export class PqIndexer {
       }
     }
     const t = newKeys === undefined ? 0 : this.#countKeys("record a step", newKeys, options.tokens);
-    const rows = this.#countRows(query, options.rows);
+    const rows = this.#countRows("record a step", query, options.rows);
     const total = this.#tokens + t;
     if (!this.#codebook) refuse("record a step", "there must be a codebook", "none yet: call train() or step() first");
     if (total > this.#roomTokens || rows > this.#roomRows) {
@@ -395,7 +443,8 @@ export class PqIndexer {
     options: StepOptions,
   ): Promise<Selection> {
     const action = newKeys === undefined ? "select" : "step";
-    const rows = this.#countRows(query, options.rows);
+    knowOptions(action, options, newKeys === undefined ? SELECT_OPTIONS : [...SELECT_OPTIONS, ...APPEND_OPTIONS]);
+    const rows = this.#countRows(action, query, options.rows);
     const t = newKeys === undefined ? 0 : this.#countKeys(action, newKeys, options.tokens);
     const { out } = options;
     // Resolves the rows and the buffers, and so refuses what is wrong with them before anything changes.
@@ -619,9 +668,9 @@ export class PqIndexer {
     }
   }
 
-  #countRows(query: Float32Array | GpuInput, rows: number | undefined): number {
+  #countRows(action: string, query: Float32Array | GpuInput, rows: number | undefined): number {
     const { batch, heads, headWidth } = this.#config.shape;
-    return this.#countVectors("select", "query", "[B, H, rows, D]", query, batch * heads * headWidth, rows);
+    return this.#countVectors(action, "query", "[B, H, rows, D]", query, batch * heads * headWidth, rows);
   }
 
   #countKeys(action: string, keys: Float32Array | GpuInput, tokens: number | undefined): number {
@@ -647,6 +696,16 @@ export class PqIndexer {
           `Cannot ${action} as pipeline ${this.#pipeline.id} runs on the CPU: ${name} is a GPU buffer`,
         );
       }
+      const buffer = "buffer" in input ? input.buffer as GPUBuffer : input;
+      const bytes = "buffer" in input ? input.size ?? buffer.size - (input.offset ?? 0) : buffer.size;
+      if (given === undefined && bytes > each * 4) {
+        const option = name === "query" ? "rows" : "tokens";
+        refuse(
+          action,
+          `a GPU buffer larger than one needs option ${option}`,
+          `${name} has ${bytes} bytes, one is ${each * 4}`,
+        );
+      }
       const count = given ?? 1;
       if (!Number.isInteger(count) || count < 0) {
         refuse(action, `the count of ${name} must be an integer ≥ 0`, `it is ${count}`);
@@ -655,9 +714,7 @@ export class PqIndexer {
     }
     if (!(input instanceof Float32Array)) {
       throw new TypeError(
-        `Cannot ${action} as ${name} must be a Float32Array or a GPU buffer: it is ${
-          (input as object | null | undefined)?.constructor?.name ?? input
-        }`,
+        `Cannot ${action} as ${name} must be a Float32Array or a GPU buffer: it is ${show(input)}`,
       );
     }
     const count = input.length / each;
@@ -689,11 +746,12 @@ function firstNonFinite(values: Float32Array): number {
 /** Validates a codebook given by the caller and copies it into our layout. */
 function readCodebook(config: ResolvedConfig, input: CodebookInput) {
   const action = "use this codebook";
+  knowOptions(action, input, ["centroids", "phi", "codes", "codesLayout", "tokens"]);
   const { shape } = config;
   const nGroups = shape.batch * shape.kvHeads * shape.subvectors;
   const check = (name: string, values: unknown, length: number): Float32Array => {
     if (!(values instanceof Float32Array)) {
-      throw new TypeError(`Cannot ${action} as ${name} must be a Float32Array: it is ${String(values)}`);
+      throw new TypeError(`Cannot ${action} as ${name} must be a Float32Array: it is ${show(values)}`);
     }
     if (values.length !== length) refuse(action, `${name} must hold ${length} values`, `it holds ${values.length}`);
     const at = firstNonFinite(values);
@@ -711,7 +769,7 @@ function readCodebook(config: ResolvedConfig, input: CodebookInput) {
     refuse(action, `codes must hold n values for each of ${nGroups} subvectors`, `they are ${given.length}`);
   }
   const n = given.length / nGroups;
-  const tokens = input.tokens ?? initOffset + n;
+  const tokens = input.tokens ?? (n === 0 ? 0 : initOffset + n);
   if (!Number.isInteger(tokens) || tokens < 0 || Math.max(0, tokens - initOffset) !== n) {
     refuse(
       action,

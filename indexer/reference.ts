@@ -207,6 +207,7 @@ export interface ReferenceSelection {
  * @param codes u8 `[B, Hkv, M, n]` of tokens initOffset …, or none before there is a codebook
  * @param nTokens N, all cached tokens
  * @param query f32 `[B, H, rows, D]`
+ * @throws {RangeError} for lengths that do not fit the config
  */
 export function referenceSelect(
   config: ResolvedConfig,
@@ -219,6 +220,14 @@ export function referenceSelect(
   const { shape } = config;
   const nLists = query.length / shape.headWidth;
   const rows = nLists / (shape.batch * shape.heads);
+  const nGroups = shape.batch * shape.kvHeads * shape.subvectors;
+  const wanted = codebook ? nGroups * Math.max(0, nTokens - initOffset) : 0;
+  if (!Number.isInteger(rows) || codes.length !== wanted) {
+    throw new RangeError(
+      `Cannot select as query and codes must fit the config: ${query.length} values are ${rows} rows, ` +
+        `${codes.length} codes for ${wanted}`,
+    );
+  }
   const scores = codebook
     ? referenceScores(shape, referenceTable(shape, codebook, query), codes, nLists)
     : new Float64Array(0);

@@ -29,7 +29,10 @@ export interface SelectionOutput {
   readonly lengths: GpuInput;
   /** Room for f32 `[B, H, rows, weightStride]`; needed if the index writes weights. */
   readonly weights?: GpuInput;
-  /** Entries from one list to the next in `indices`; at least the longest list. */
+  /**
+   * Entries from one list to the next in `indices`; at least the longest list. A list has S + K + W tokens at
+   * most, but while there are too few keys to train (N ≤ K + initOffset + rows + C) it has all N.
+   */
   readonly listStride: number;
   /** Entries from one list to the next in `weights`; at least the number of tokens. */
   readonly weightStride?: number;
@@ -96,7 +99,11 @@ export class Selection {
  *
  * @param list (b · H + h) · rows + r
  * @returns tokens, ascending; a view, not a copy
+ * @throws {RangeError} if there is no such list
  */
 export function listOf(data: SelectionData, list: number): Uint32Array {
+  if (!(Number.isInteger(list) && list >= 0 && list < data.lengths.length)) {
+    throw new RangeError(`Cannot take a list as its number must be 0 to ${data.lengths.length - 1}: it is ${list}`);
+  }
   return data.indices.subarray(list * data.listStride, list * data.listStride + data.lengths[list]);
 }

@@ -351,6 +351,7 @@ Deno.test("walkthrough: bad flags exit with 2, bad inputs with 1, each with one 
       [["--heavy", "101%"], 2, "a share is at most 100%"],
       [["--bits", "9"], 2, "--bits 9 as it must be an integer 1 to 8"],
       [["--metric", "cosine"], 2, "--metric cosine"],
+      [["--json", `${folder}/none/x.json`], 2, "Cannot write"],
       [["--capture"], 2, "--capture as it needs a value"],
       [["--subvectors", "7"], 1, "D must be divisible by M: headWidth (D) is 128, subvectors (M) is 7"],
       [["--capture", `${folder}/none`], 1, "none"],

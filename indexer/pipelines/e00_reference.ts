@@ -29,6 +29,8 @@ class ReferenceLayer implements Layer {
   /** Per (batch, KV head, subvector) the codes so far. */
   #rows: Uint8Array[];
   #capacity: Capacity | undefined;
+  /** Counts steps: a selection is valid until the next one. */
+  #generation = 0;
 
   constructor({ config, weights }: LayerContext) {
     this.#config = config;
@@ -83,6 +85,7 @@ class ReferenceLayer implements Layer {
   // deno-lint-ignore require-await -- errors must reach the caller as a rejection, as on the GPU
   async run(step: LayerStep): Promise<Selection | undefined> {
     this.check(step);
+    const generation = ++this.#generation;
     const { shape } = this.#config;
     if (step.nNew > 0) {
       const keys = hostArray("new keys", step.newKeys);
@@ -99,7 +102,14 @@ class ReferenceLayer implements Layer {
     const codebook = n > 0 ? this.#codebook : undefined;
     const { lists } = referenceSelect(this.#config, codebook, this.#codes(n), nTokens, query, step.initOffset);
     const data = this.#pack(lists);
-    return new Selection(shape, step.rows.length, data, undefined, () => Promise.resolve(data));
+    return new Selection(shape, step.rows.length, data, undefined, () => {
+      if (generation === this.#generation) return Promise.resolve(data);
+      return Promise.reject(
+        new RangeError(
+          "Cannot read this selection as a selection is valid until the index's next call: the index was called since",
+        ),
+      );
+    });
   }
 
   #pack(lists: readonly number[][]): SelectionData {

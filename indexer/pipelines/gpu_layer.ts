@@ -383,6 +383,7 @@ export class GpuLayer implements Layer {
       take(io.indices, step.out.indices);
       take(io.lengths, step.out.lengths);
       if (this.#writesWeights) take(io.weights, step.out.weights);
+      refuseOverlaps(given);
     }
     return given;
   }
@@ -465,5 +466,18 @@ export class GpuLayer implements Layer {
     for (const buffer of [...this.#owned.values(), ...this.#uploads.values()]) buffer.destroy();
     this.#owned.clear();
     this.#uploads.clear();
+  }
+}
+
+/** Outputs may not share bytes with each other or with inputs: the result would depend on chance. */
+function refuseOverlaps(given: ReadonlyMap<string, ResolvedInput>): void {
+  const ranges = [...given];
+  for (const [ix, [name, a]] of ranges.entries()) {
+    for (const [other, b] of ranges.slice(0, ix)) {
+      const overlap = a.buffer === b.buffer && a.offset < b.offset + b.size && b.offset < a.offset + a.size;
+      if (overlap && !(INPUTS.has(name) && INPUTS.has(other))) {
+        refuse("write the selection", "its buffers must not overlap", `${name} and ${other} share bytes of one buffer`);
+      }
+    }
   }
 }

@@ -91,6 +91,7 @@ for (const { id, runsOn } of runnable) {
       const first = await index.select(query);
       const [data] = await Promise.all([first.read(), index.select(queries(1, 3))]);
       assertEquals(listsOf(data), listsOf(await (await index.select(query)).read()));
+      await assertRejects(() => first.read(), RangeError, "valid until the index's next call");
       const running = [index.step(query, keys(1, 4)), index.append(keys(50, 5)), index.readCodes()];
       index.destroy();
       index.destroy();
@@ -239,6 +240,9 @@ for (const { id, runsOn } of runnable) {
         assertEquals(await index.readCodes(), trained.codes);
         await check(index, query, await index.select(query));
       }
+      // Without codes nothing is cached yet.
+      using fresh = await PqIndexer.create({ ...OPTIONS, pipeline: id, codebook: { centroids } });
+      assertEquals([fresh.tokens, fresh.codedTokens], [0, 0]);
       // A codebook that grew up elsewhere, for a cache that is still shorter than initOffset.
       using young = await PqIndexer.create({ ...OPTIONS, pipeline: id, codebook: { centroids, tokens: 2 } });
       await young.append(keys(10, 8));
@@ -273,10 +277,17 @@ for (const { id, runsOn } of runnable) {
         [() => index.select(new Float32Array(0)), RangeError, "rows must be an integer 1 to 64: rows is 0"],
         [() => index.select(queries(65, 1)), RangeError, "rows is 65"],
         [() => index.append(keys(2, 1), { tokens: 3 }), RangeError, "(3 times)"],
-        [() => index.append(wrongType), TypeError, "must be a Float32Array or a GPU buffer: it is Array"],
+        [() => index.append(wrongType), TypeError, "must be a Float32Array or a GPU buffer: it is of class Array"],
         [() => index.select(undefined!), TypeError, "it is undefined"],
         [() => index.train(), RangeError, "an index is trained once"],
         [() => index.reserve(-1), RangeError, "tokens is -1"],
+        [
+          () => index.step(query, keys(1, 3), { row: 1 } as never),
+          TypeError,
+          "options are rows, out, tokens: row is none of them",
+        ],
+        [() => index.append(keys(1, 3), { rows: 1 } as never), TypeError, "options are tokens: rows is none"],
+        [() => index.select(query, null as never), TypeError, "options must be an object: they are null"],
         [() => index.reserve(100, NaN), RangeError, "rows must be an integer 1 to 64: rows is NaN"],
         [() => index.reserve(100, 65), RangeError, "rows is 65"],
         [() => index.step(query, keys(1, 3), { out: {} as never }), Error, ""],
@@ -478,6 +489,11 @@ for (const { id, kernels } of gpuPipelines) {
       { out: { ...out, listStride: 20 } },
       "listStride must be an integer that holds the longest list: 20 for",
     );
+    await refused({ out: { ...out, lengths: indices.buffer } }, "lengths and indices share bytes of one buffer");
+    await refused({ out: { ...out, weights: queryBuffer.buffer } }, "weights buffer as it must hold");
+    await refused({ out: { ...out, lengths: queryBuffer.buffer } }, "lengths and query share bytes of one buffer");
+    await refused({ tokens: undefined }, "needs option tokens");
+    await refused({ rows: undefined }, "needs option rows");
     await refused({ out: { ...out, listStride: 30.5 } }, "listStride must be an integer");
     await refused({ out: { ...out, weightStride: NaN } }, "weightStride must be an integer");
     await refused(
@@ -609,7 +625,8 @@ for (const { id, kernels } of gpuPipelines) {
         }
       });
     await index.append(keys(60, 3));
-    await assertRejects(() => inPass({}), RangeError, "there must be a codebook");
+    await assertRejects(() => inPass({}), RangeError, "needs option tokens: keys has 960 bytes, one is 480");
+    await assertRejects(() => inPass({ tokens: 1 }), RangeError, "there must be a codebook");
     await index.train();
     await assertRejects(
       () => inPass({ tokens: 2 }),

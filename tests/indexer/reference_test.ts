@@ -23,7 +23,9 @@ Deno.test("resolveConfig refuses every value out of range, and says what is allo
     "Cannot create an index as D must be divisible by M: headWidth (D) is 4, subvectors (M) is 3",
   );
   refused({ subvectors: 5 }, "subvectors must be an integer 1 to 4: subvectors is 5");
-  for (const bits of [0, 9, 2.5, NaN, "6"]) refused({ bits }, `bits must be an integer 1 to 8: bits is ${bits}`);
+  for (const bits of [0, 9, 2.5, NaN, "6"]) {
+    refused({ bits }, `bits must be an integer 1 to 8: bits is ${JSON.stringify(bits)?.replace("null", "NaN")}`);
+  }
   refused({ heads: 0 }, "heads must be an integer");
   refused({ heads: 6, kvHeads: 4 }, "heads must be divisible by kvHeads: heads is 6, kvHeads is 4");
   refused({ kvHeads: 3 }, "kvHeads must be an integer 1 to 2");
