@@ -6,6 +6,10 @@
  * Per list it moves 12·M·n bytes in gather, 4·(M + 1)·n in sum, 8·n in mask and 20·n in topk
  * (4 radix digits and a compaction): 64·n bytes at M = 2, where the codes alone are 2·n.
  *
+ * Measured (walkthrough: 4 heads, 16,384 tokens, M 8, 8 bits; GPU pass): 198 µs on an NVIDIA H200, of which
+ * topk 146 in a pass of its own: one workgroup per list reads 16K ranks five times, and 4 of 132
+ * multiprocessors work.
+ *
  * @module
  */
 

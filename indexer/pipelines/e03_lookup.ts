@@ -7,6 +7,11 @@
  * builds the table anew, D·C multiply-adds. Where M·C·4 bytes exceed workgroup memory the plan keeps
  * e02's kernel on packed codes.
  *
+ * Measured (walkthrough: 4 heads, 16,384 tokens, M 8, 8 bits; GPU pass): 213 µs after 209 on an NVIDIA H200, where
+ * 16 workgroups leave 116 of 132 multiprocessors idle and each builds a table of 2,048 entries first
+ * (score_lookup 25 µs in a pass of its own); on llvmpipe 7.1 ms after 18.9, 1.5 × the baseline. The gain
+ * needs more lists or smaller tiles.
+ *
  * @module
  */
 
