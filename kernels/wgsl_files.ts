@@ -461,6 +461,35 @@ fn gather(
   }
 }
 `,
+  "score/lookup.wgsl": `// Shared part of the kernels that score packed codes through a table in workgroup memory. Needs query,
+// centroids and WG.
+
+override TABLE_ENTRIES: u32 = SUBVECTORS * CENTROIDS;
+
+var<workgroup> wg_lut: array<f32, TABLE_ENTRIES>;   // 4 * M * C bytes
+
+fn fill_table(lane: u32, list_ix: u32, first_group: u32) {
+  for (var e = lane; e < TABLE_ENTRIES; e += WG) {
+    let query_at = (list_ix * SUBVECTORS + e / CENTROIDS) * SUB_WIDTH;
+    let centroid_at = (first_group * CENTROIDS + e) * CENTROID_WIDTH;
+    var sum = 0.0;
+    for (var j = 0u; j < SUB_WIDTH; j++) {
+      sum = add_product(sum, query[query_at + j], centroids[centroid_at + j]);
+    }
+    wg_lut[e] = sum;
+  }
+}
+
+fn look_up(m: u32, word: u32) -> vec4f {
+  let first = m * CENTROIDS;
+  return vec4f(
+    wg_lut[first + (word & 0xffu)],
+    wg_lut[first + ((word >> 8u) & 0xffu)],
+    wg_lut[first + ((word >> 16u) & 0xffu)],
+    wg_lut[first + (word >> 24u)],
+  );
+}
+`,
   "score/score.wgsl": `// score: score[l, i] = sum over m of q[l, m, :] . centroid[kv(l), m, code[kv(l), m, i], :], m ascending.
 // Stage: score (e02). Replaces table, gather and sum of e01: scores are written once and nothing else
 // is stored. The dot products are computed anew for every token: D multiply-adds instead of M lookups.
@@ -525,37 +554,12 @@ fn score(
 // word get a score that nobody reads. Precondition: coded_stride is a multiple of 4.
 
 override WG: u32;
-override WORDS: u32;                                // words per invocation
-override TABLE_ENTRIES: u32 = SUBVECTORS * CENTROIDS;
+override WORDS: u32;  // words per invocation
 
 @group(0) @binding(1) var<storage, read> query: array<f32>;
 @group(0) @binding(2) var<storage, read> centroids: array<f32>;
 @group(0) @binding(3) var<storage, read> codes: array<u32>;
 @group(0) @binding(4) var<storage, read_write> scores: array<vec4f>;
-
-var<workgroup> wg_lut: array<f32, TABLE_ENTRIES>;   // 4 * M * C bytes
-
-fn fill_table(lane: u32, list_ix: u32, first_group: u32) {
-  for (var e = lane; e < TABLE_ENTRIES; e += WG) {
-    let query_at = (list_ix * SUBVECTORS + e / CENTROIDS) * SUB_WIDTH;
-    let centroid_at = (first_group * CENTROIDS + e) * CENTROID_WIDTH;
-    var sum = 0.0;
-    for (var j = 0u; j < SUB_WIDTH; j++) {
-      sum = add_product(sum, query[query_at + j], centroids[centroid_at + j]);
-    }
-    wg_lut[e] = sum;
-  }
-}
-
-fn look_up(m: u32, word: u32) -> vec4f {
-  let first = m * CENTROIDS;
-  return vec4f(
-    wg_lut[first + (word & 0xffu)],
-    wg_lut[first + ((word >> 8u) & 0xffu)],
-    wg_lut[first + ((word >> 16u) & 0xffu)],
-    wg_lut[first + (word >> 24u)],
-  );
-}
 
 @compute @workgroup_size(WG)
 fn score_lookup(
@@ -659,6 +663,198 @@ fn table(
   }
 }
 `,
+  "score_topk/candidates.wgsl": `// candidates: the best tokens of every tile: score_lookup, mask and a top-K of the tile in one kernel. The
+// scores of a tile live in workgroup memory as ranks and are never stored.
+// Stages: score and top-K (e04). From score_lookup of e03, and mask and topk of e01.
+//
+// query:           f32[B, H, rows, D]
+// centroids:       f32[B, Hkv, M, C, CENTROID_WIDTH]
+// codes:           u32[B, Hkv, M, coded_stride / 4], four codes per word, the lowest byte first
+// candidate_ranks: u32[B, H, rows, tiles, kept], 0 where the tile has fewer candidates
+// candidate_ix:    u32[B, H, rows, tiles, kept], position among the coded tokens, ascending
+//
+// One workgroup owns one tile of one list; invocation \`lane\` scores words lane, lane + WG, ... of it. The
+// rank of the tile's last taken token is found by radix select with a scan instead of a loop over the
+// digits; an ordered compaction then keeps tokens ascending, ties to the lower. A list's best n_heavy are
+// among its tiles' best n_heavy. Preconditions: coded_stride is a multiple of 4, WG is 256 (one
+// invocation per digit), TILE is a multiple of 4 * WG.
+// Source: radix select as in Alabi, Blanchard, Gordon, Steinbach 2012.
+
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read> query: array<f32>;
+@group(0) @binding(2) var<storage, read> centroids: array<f32>;
+@group(0) @binding(3) var<storage, read> codes: array<u32>;
+@group(0) @binding(4) var<storage, read_write> candidate_ranks: array<u32>;
+@group(0) @binding(5) var<storage, read_write> candidate_ix: array<u32>;
+
+var<workgroup> wg_ranks: array<vec4u, TILE / 4u>;       // 4 * TILE bytes
+var<workgroup> wg_histogram: array<atomic<u32>, WG>;    // 1 KiB
+var<workgroup> wg_scan: array<vec2u, WG>;               // 2 KiB
+var<workgroup> wg_chosen: vec2u;                        // prefix so far, ranks still to take
+
+// Inclusive prefix sums over the workgroup (Hillis, Steele 1986).
+fn scan_inclusive(lane: u32, value: vec2u) -> vec2u {
+  wg_scan[lane] = value;
+  workgroupBarrier();
+  for (var step = 1u; step < WG; step *= 2u) {
+    var sum = wg_scan[lane];
+    if (lane >= step) { sum += wg_scan[lane - step]; }
+    workgroupBarrier();
+    wg_scan[lane] = sum;
+    workgroupBarrier();
+  }
+  return wg_scan[lane];
+}
+
+fn count_digit(rank: u32, shift: u32, prefix: u32) {
+  // The digits above this one must be those chosen so far; the topmost has none above it.
+  if (rank != NO_CANDIDATE && (shift == 24u || rank >> (shift + 8u) == prefix >> (shift + 8u))) {
+    atomicAdd(&wg_histogram[(rank >> shift) & 0xffu], 1u);
+  }
+}
+
+// Narrows the range of the last taken rank by one digit: invocation \`lane\` stands for digit 255 - lane, and
+// the one whose digit brings the count to \`need\` chooses.
+fn narrow(lane: u32, shift: u32, chosen: vec2u) -> vec2u {
+  atomicStore(&wg_histogram[lane], 0u);
+  workgroupBarrier();
+  for (var w = lane; w < TILE / 4u; w += WG) {
+    let ranks = wg_ranks[w];
+    count_digit(ranks.x, shift, chosen.x);
+    count_digit(ranks.y, shift, chosen.x);
+    count_digit(ranks.z, shift, chosen.x);
+    count_digit(ranks.w, shift, chosen.x);
+  }
+  workgroupBarrier();
+  let digit = 255u - lane;
+  let here = atomicLoad(&wg_histogram[digit]);
+  let upto = scan_inclusive(lane, vec2u(here, 0u)).x;
+  if (upto >= chosen.y && upto - here < chosen.y) {
+    wg_chosen = vec2u(chosen.x | (digit << shift), chosen.y - (upto - here));
+  }
+  return workgroupUniformLoad(&wg_chosen);
+}
+
+@compute @workgroup_size(WG)
+fn candidates(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups);
+  if (ix < n_lists() * n_tiles()) {
+    let list_ix = ix / n_tiles();
+    let tile = ix % n_tiles();
+    let row = params.rows[list_ix % params.n_rows];
+    let stride = params.coded_stride / 4u;
+    let first_group = kv_of_list(list_ix) * SUBVECTORS;
+    fill_table(lane, list_ix, first_group);
+    workgroupBarrier();
+
+    var n_mine = 0u;
+    for (var w = lane; w < TILE / 4u; w += WG) {
+      let word_ix = tile * (TILE / 4u) + w;
+      var ranks = vec4u(NO_CANDIDATE);
+      if (word_ix * 4u < row.cand_end) {
+        var score = look_up(0u, codes[first_group * stride + word_ix]);
+        for (var m = 1u; m < SUBVECTORS; m++) {
+          score += look_up(m, codes[(first_group + m) * stride + word_ix]);
+        }
+        let i = vec4u(0u, 1u, 2u, 3u) + word_ix * 4u;
+        let is_candidate = (i >= vec4u(row.cand_begin)) & (i < vec4u(row.cand_end));
+        let all = vec4u(rank_of(score.x), rank_of(score.y), rank_of(score.z), rank_of(score.w));
+        ranks = select(ranks, all, is_candidate);
+        n_mine += dot(vec4u(is_candidate), vec4u(1u));
+      }
+      wg_ranks[w] = ranks;
+    }
+
+    // How many the tile keeps: all of its candidates, or n_heavy of them.
+    let counted = scan_inclusive(lane, vec2u(n_mine, 0u)).x;
+    if (lane == WG - 1u) { wg_chosen = vec2u(0u, min(counted, row.n_heavy)); }
+    var chosen = workgroupUniformLoad(&wg_chosen);
+    let n_kept = chosen.y;
+    if (n_kept > 0u) {
+      for (var shift = 24i; shift >= 0i; shift -= 8i) {
+        chosen = narrow(lane, u32(shift), chosen);
+      }
+    }
+    let threshold = chosen.x;
+    let need = chosen.y;
+
+    // (ranks above the threshold, ranks equal to it) before this invocation's word.
+    let out = list_ix * tiles_stride() + tile * kept();
+    var before = vec2u(0u);
+    for (var first = 0u; n_kept > 0u && first < TILE / 4u; first += WG) {
+      let ranks = wg_ranks[first + lane];
+      let above = ranks > vec4u(threshold);
+      let equal = ranks == vec4u(threshold);
+      let mine = vec2u(dot(vec4u(above), vec4u(1u)), dot(vec4u(equal), vec4u(1u)));
+      let upto = before + scan_inclusive(lane, mine);
+      var at = upto - mine;
+      for (var s = 0u; s < 4u; s++) {
+        let is_taken = above[s] || (equal[s] && at.y < need);
+        if (is_taken) {
+          let slot = out + at.x + min(at.y, need);
+          candidate_ranks[slot] = ranks[s];
+          candidate_ix[slot] = tile * TILE + (first + lane) * 4u + s;
+        }
+        at += vec2u(u32(above[s]), u32(equal[s]));
+      }
+      if (lane == WG - 1u) { wg_chosen = upto; }
+      before = workgroupUniformLoad(&wg_chosen);
+    }
+    for (var slot = n_kept + lane; slot < kept(); slot += WG) {
+      candidate_ranks[out + slot] = NO_CANDIDATE;
+    }
+  }
+}
+`,
+  "score_topk/merge.wgsl": `// merge: the n_heavy best of the tiles' candidates of a list, best first; equal ranks by token, lower first.
+// Stages: top-K (e04), after candidates. As topk of e01 on n_tiles * kept() entries instead of n_coded.
+//
+// candidate_ranks: u32[B, H, rows, tiles, kept], 0 where a tile has fewer
+// candidate_ix:    u32[B, H, rows, tiles, kept], ascending where the rank is not 0
+// topk_ix:         u32[B, H, rows, heavy_stride], position among the coded tokens
+// topk_ranks:      u32[B, H, rows, heavy_stride]
+//
+// One workgroup owns one list; see \`pick_best.wgsl\` for how.
+
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read> candidate_ranks: array<u32>;
+@group(0) @binding(2) var<storage, read> candidate_ix: array<u32>;
+@group(0) @binding(3) var<storage, read_write> topk_ix: array<u32>;
+@group(0) @binding(4) var<storage, read_write> topk_ranks: array<u32>;
+
+fn n_entries() -> u32 { return n_tiles() * kept(); }
+fn entry_stride() -> u32 { return tiles_stride(); }
+fn rank_at(at: u32) -> u32 { return candidate_ranks[at]; }
+fn token_at(at: u32, i: u32) -> u32 { return candidate_ix[at]; }
+
+@compute @workgroup_size(WG)
+fn merge(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let list_ix = job_ix(workgroup_id, num_workgroups);
+  let n_heavy = params.rows[list_ix % params.n_rows].n_heavy;
+  if (list_ix < n_lists() && n_heavy > 0u) {
+    pick_best(lane, list_ix, n_heavy);
+  }
+}
+`,
+  "score_topk/tiles.wgsl": `// How the candidates of a tile lie: candidate_ranks and candidate_ix are u32[lists, tiles, kept()], tiles by
+// capacity, so that rows do not move as tokens come.
+
+override TILE: u32;  // tokens per tile, a multiple of 4
+
+fn n_tiles() -> u32 { return (params.n_coded + TILE - 1u) / TILE; }
+fn kept() -> u32 { return min(params.heavy_stride, TILE); }
+fn tiles_stride() -> u32 { return (params.coded_stride + TILE - 1u) / TILE * kept(); }
+`,
   "topk/bitonic.wgsl": `// Shared part of every kernel that sorts with one workgroup: the comparators of a bitonic network
 // in its normalized form, where the smaller element always goes to the lower position. Positions
 // from n on then never move, so no padding is needed: a comparator that reaches past n is skipped.
@@ -717,40 +913,15 @@ fn mask(
   }
 }
 `,
-  "topk/rank.wgsl": `// Shared part of every kernel that compares scores: a rank is a u32 that orders as scores do.
+  "topk/pick_best.wgsl": `// Shared part of the kernels that pick a list's best entries with one workgroup, best first; equal ranks
+// by position, lower first. Needs topk_ix, topk_ranks, WG, and of the kernel:
+//   n_entries(), entry_stride(): entries of a list and where the next list's begin
+//   rank_at(at), token_at(at, i): the rank of an entry and what is stored for it; both ascend with i
 //
-// 0 is "no candidate", 1 is NaN, then -inf < ... < -0 = +0 < ... < +inf. The bits are tested, not
-// the floats: compilers fold \`x != x\` away, and the usual sortable key would put NaN highest and
-// -0 below +0.
-
-const NO_CANDIDATE = 0u;
-
-fn rank_of(score: f32) -> u32 {
-  let bits = bitcast<u32>(score);
-  let magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) { return 1u; }
-  if (magnitude == 0u) { return 0x80000000u; }
-  return select(bits | 0x80000000u, ~bits, bits > 0x7fffffffu);
-}
-`,
-  "topk/topk.wgsl": `// topk: the n_heavy highest ranks of a list, best first; equal ranks by position, lower first.
-// Stage: top-K (e01). What torch.topk(sorted=True) does, with the tie rule fixed.
-//
-// ranks:      u32[B, H, rows, coded_stride], 0 where there is no candidate
-// topk_ix:    u32[B, H, rows, heavy_stride], position among the coded tokens
-// topk_ranks: u32[B, H, rows, heavy_stride]
-//
-// One workgroup owns one list. 1. Radix select, 8 bits at a time from the top, finds the lowest
-// rank that is taken and how many of that rank. 2. An ordered compaction keeps them by position.
-// 3. A bitonic sort in place, through storage, puts the best first.
-// Precondition: at least n_heavy ranks are above 0.
+// 1. Radix select, 8 bits at a time from the top, finds the lowest rank that is taken and how many of that
+// rank. 2. An ordered compaction keeps them by position. 3. A bitonic sort in place, through storage, puts
+// the best first. Precondition: at least n_heavy ranks are above 0.
 // Source: radix select as in Alabi, Blanchard, Gordon, Steinbach 2012.
-
-override WG: u32;
-
-@group(0) @binding(1) var<storage, read> ranks: array<u32>;
-@group(0) @binding(2) var<storage, read_write> topk_ix: array<u32>;
-@group(0) @binding(3) var<storage, read_write> topk_ranks: array<u32>;
 
 const N_DIGITS = 256u;
 
@@ -764,8 +935,8 @@ fn narrow(lane: u32, first: u32, shift: u32, prefix: u32, need: u32) -> vec2u {
     atomicStore(&wg_histogram[digit], 0u);
   }
   workgroupBarrier();
-  for (var i = lane; i < params.n_coded; i += WG) {
-    let rank = ranks[first + i];
+  for (var i = lane; i < n_entries(); i += WG) {
+    let rank = rank_at(first + i);
     // The digits above this one must be those chosen so far; the topmost has none above it.
     if (shift == 24u || rank >> (shift + 8u) == prefix >> (shift + 8u)) {
       atomicAdd(&wg_histogram[(rank >> shift) & 0xffu], 1u);
@@ -815,6 +986,87 @@ fn put_better_first(at: u32, pair: vec2u, n: u32) {
   }
 }
 
+fn pick_best(lane: u32, list_ix: u32, n_heavy: u32) {
+  let first = list_ix * entry_stride();
+  let out = list_ix * params.heavy_stride;
+
+  var threshold = 0u;
+  var need = n_heavy;
+  for (var shift = 24i; shift >= 0i; shift -= 8i) {
+    let chosen = narrow(lane, first, u32(shift), threshold, need);
+    threshold = chosen.x;
+    need = chosen.y;
+  }
+
+  // (ranks above the threshold, ranks equal to it) in the tiles before this one.
+  var before = vec2u(0u);
+  for (var tile = 0u; tile < n_entries(); tile += WG) {
+    let i = tile + lane;
+    var rank = NO_CANDIDATE;
+    if (i < n_entries()) { rank = rank_at(first + i); }
+    let flags = vec2u(u32(rank > threshold), u32(rank == threshold));
+    let upto = before + scan_inclusive(lane, flags);
+    if (flags.x == 1u || (flags.y == 1u && upto.y <= need)) {
+      let slot = out + upto.x + min(upto.y, need) - 1u;
+      topk_ix[slot] = token_at(first + i, i);
+      topk_ranks[slot] = rank;
+    }
+    if (lane == WG - 1u) { wg_chosen = upto; }
+    before = workgroupUniformLoad(&wg_chosen);
+  }
+
+  storageBarrier();
+  let n_pairs = power_of_two(n_heavy) / 2u;
+  for (var block = 2u; block <= 2u * n_pairs; block *= 2u) {
+    for (var t = lane; t < n_pairs; t += WG) {
+      put_better_first(out, flip_pair(t, block), n_heavy);
+    }
+    storageBarrier();
+    for (var gap = block / 4u; gap > 0u; gap /= 2u) {
+      for (var t = lane; t < n_pairs; t += WG) {
+        put_better_first(out, gap_pair(t, gap), n_heavy);
+      }
+      storageBarrier();
+    }
+  }
+}
+`,
+  "topk/rank.wgsl": `// Shared part of every kernel that compares scores: a rank is a u32 that orders as scores do.
+//
+// 0 is "no candidate", 1 is NaN, then -inf < ... < -0 = +0 < ... < +inf. The bits are tested, not
+// the floats: compilers fold \`x != x\` away, and the usual sortable key would put NaN highest and
+// -0 below +0.
+
+const NO_CANDIDATE = 0u;
+
+fn rank_of(score: f32) -> u32 {
+  let bits = bitcast<u32>(score);
+  let magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) { return 1u; }
+  if (magnitude == 0u) { return 0x80000000u; }
+  return select(bits | 0x80000000u, ~bits, bits > 0x7fffffffu);
+}
+`,
+  "topk/topk.wgsl": `// topk: the n_heavy highest ranks of a list, best first; equal ranks by position, lower first.
+// Stage: top-K (e01). What torch.topk(sorted=True) does, with the tie rule fixed.
+//
+// ranks:      u32[B, H, rows, coded_stride], 0 where there is no candidate
+// topk_ix:    u32[B, H, rows, heavy_stride], position among the coded tokens
+// topk_ranks: u32[B, H, rows, heavy_stride]
+//
+// One workgroup owns one list; see \`pick_best.wgsl\` for how.
+
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read> ranks: array<u32>;
+@group(0) @binding(2) var<storage, read_write> topk_ix: array<u32>;
+@group(0) @binding(3) var<storage, read_write> topk_ranks: array<u32>;
+
+fn n_entries() -> u32 { return params.n_coded; }
+fn entry_stride() -> u32 { return params.coded_stride; }
+fn rank_at(at: u32) -> u32 { return ranks[at]; }
+fn token_at(at: u32, i: u32) -> u32 { return i; }
+
 @compute @workgroup_size(WG)
 fn topk(
   @builtin(workgroup_id) workgroup_id: vec3u,
@@ -824,48 +1076,7 @@ fn topk(
   let list_ix = job_ix(workgroup_id, num_workgroups);
   let n_heavy = params.rows[list_ix % params.n_rows].n_heavy;
   if (list_ix < n_lists() && n_heavy > 0u) {
-    let first = list_ix * params.coded_stride;
-    let out = list_ix * params.heavy_stride;
-
-    var threshold = 0u;
-    var need = n_heavy;
-    for (var shift = 24i; shift >= 0i; shift -= 8i) {
-      let chosen = narrow(lane, first, u32(shift), threshold, need);
-      threshold = chosen.x;
-      need = chosen.y;
-    }
-
-    // (ranks above the threshold, ranks equal to it) in the tiles before this one.
-    var before = vec2u(0u);
-    for (var tile = 0u; tile < params.n_coded; tile += WG) {
-      let i = tile + lane;
-      var rank = NO_CANDIDATE;
-      if (i < params.n_coded) { rank = ranks[first + i]; }
-      let flags = vec2u(u32(rank > threshold), u32(rank == threshold));
-      let upto = before + scan_inclusive(lane, flags);
-      if (flags.x == 1u || (flags.y == 1u && upto.y <= need)) {
-        let slot = out + upto.x + min(upto.y, need) - 1u;
-        topk_ix[slot] = i;
-        topk_ranks[slot] = rank;
-      }
-      if (lane == WG - 1u) { wg_chosen = upto; }
-      before = workgroupUniformLoad(&wg_chosen);
-    }
-
-    storageBarrier();
-    let n_pairs = power_of_two(n_heavy) / 2u;
-    for (var block = 2u; block <= 2u * n_pairs; block *= 2u) {
-      for (var t = lane; t < n_pairs; t += WG) {
-        put_better_first(out, flip_pair(t, block), n_heavy);
-      }
-      storageBarrier();
-      for (var gap = block / 4u; gap > 0u; gap /= 2u) {
-        for (var t = lane; t < n_pairs; t += WG) {
-          put_better_first(out, gap_pair(t, gap), n_heavy);
-        }
-        storageBarrier();
-      }
-    }
+    pick_best(lane, list_ix, n_heavy);
   }
 }
 `,

@@ -304,7 +304,7 @@ Deno.test("walkthrough: replays, verifies, writes JSON, and a pipe gets no contr
     const { code, stdout, stderr } = await script("experiments/walkthrough.ts", [
       ...SMALL,
       "--heavy",
-      "1%",
+      "50",
       "--json",
       `${folder}/w.json`,
     ]);

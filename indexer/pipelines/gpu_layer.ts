@@ -10,14 +10,7 @@ import type { Gpu } from "../../kernels/gpu/device.ts";
 import { type BufferDef, CompiledKernel, type Kernel } from "../../kernels/gpu/kernel.ts";
 import * as io from "../../kernels/layer/buffers.ts";
 import type { CodesFormat } from "../../kernels/quantize/codes.ts";
-import {
-  type LayerShape,
-  nLists,
-  packParams,
-  PARAMS_BYTES,
-  type RowShape,
-  type StepShape,
-} from "../../kernels/shape.ts";
+import { nLists, packParams, PARAMS_BYTES, type RowShape, type StepShape } from "../../kernels/shape.ts";
 import { type Capacity, refuse, type ResolvedConfig } from "../config.ts";
 import type { Codebook } from "../reference.ts";
 import { Selection, type SelectionBuffers, type SelectionData } from "../selection.ts";
@@ -35,8 +28,8 @@ export interface GpuPipelineDef {
   readonly codes: CodesFormat;
   /** Kernels of a step, in order; those that code keys find no work in a step without new ones. */
   readonly kernels: readonly Kernel[];
-  /** The kernels for a shape on a device, where not every shape can have `kernels`. Pure. */
-  readonly kernelsFor?: (shape: LayerShape, limits: GPUSupportedLimits) => readonly Kernel[];
+  /** The kernels for a config on a device, where not every shape can have `kernels`. Pure. */
+  readonly kernelsFor?: (config: ResolvedConfig, limits: GPUSupportedLimits) => readonly Kernel[];
   /** Kernels that follow if weights are written. */
   readonly weightKernels: readonly Kernel[];
   /** WGSL texts by path, to run edited kernels; default: the project's own. */
@@ -114,7 +107,7 @@ export class GpuLayer implements Layer {
   /** Compiles the pipeline's kernels for this layer's shape (or finds them compiled). */
   static async create(def: GpuPipelineDef, context: LayerContext): Promise<GpuLayer> {
     const gpu = context.gpu!;
-    const planned = def.kernelsFor?.(context.config.shape, gpu.limits) ?? def.kernels;
+    const planned = def.kernelsFor?.(context.config, gpu.limits) ?? def.kernels;
     const list = context.weights ? [...planned, ...def.weightKernels] : planned;
     const kernels = await Promise.all(
       list.map((kernel) => CompiledKernel.create(gpu, kernel, context.config.shape, def.wgslFiles)),

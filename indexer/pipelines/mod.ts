@@ -9,10 +9,11 @@ import { e00 } from "./e00_reference.ts";
 import { e01 } from "./e01_baseline.ts";
 import { e02 } from "./e02_fused_score.ts";
 import { e03 } from "./e03_lookup.ts";
+import { e04 } from "./e04_fused_topk.ts";
 import type { Pipeline } from "./pipeline.ts";
 
 /** Every iteration, in the order in which the story tells them. */
-export const PIPELINES: readonly Pipeline[] = [e00, e01, e02, e03];
+export const PIPELINES: readonly Pipeline[] = [e00, e01, e02, e03, e04];
 
 /** The pipeline that an index uses if none is named: the last one on the GPU. */
 export const DEFAULT_PIPELINE: Pipeline = PIPELINES.findLast((pipeline) => pipeline.runsOn === "gpu")!;

@@ -20,7 +20,8 @@ export function tableBytes(shape: LayerShape): number {
   return 4 * shape.subvectors * shape.centroids;
 }
 
-function packedTwin(shape: LayerShape, step: StepShape, buffers: Parameters<Kernel["twin"]>[2]): void {
+/** Scores of packed codes in plain TypeScript. */
+export function packedTwin(shape: LayerShape, step: StepShape, buffers: Parameters<Kernel["twin"]>[2]): void {
   const { codes } = buffers;
   scoreTwin(shape, step, buffers, (row, i) => codes[row * step.codedStride / 4 + (i >> 2)] >>> (i & 3) * 8 & 0xff);
 }
@@ -28,7 +29,7 @@ function packedTwin(shape: LayerShape, step: StepShape, buffers: Parameters<Kern
 /** Scores of packed codes through a table in workgroup memory. */
 export const scoreLookup: Kernel = {
   name: "score_lookup",
-  wgsl: ["layer/layer.wgsl", "score/dot.wgsl", "score/score_lookup.wgsl"],
+  wgsl: ["layer/layer.wgsl", "score/dot.wgsl", "score/lookup.wgsl", "score/score_lookup.wgsl"],
   buffers: [reads(query), reads(centroids), reads(packedCodesBuffer), writes(scores)],
   plan: (shape) => ({
     overrides: { ...layerOverrides(shape), WG: INVOCATIONS, WORDS },

@@ -13,37 +13,12 @@
 // word get a score that nobody reads. Precondition: coded_stride is a multiple of 4.
 
 override WG: u32;
-override WORDS: u32;                                // words per invocation
-override TABLE_ENTRIES: u32 = SUBVECTORS * CENTROIDS;
+override WORDS: u32;  // words per invocation
 
 @group(0) @binding(1) var<storage, read> query: array<f32>;
 @group(0) @binding(2) var<storage, read> centroids: array<f32>;
 @group(0) @binding(3) var<storage, read> codes: array<u32>;
 @group(0) @binding(4) var<storage, read_write> scores: array<vec4f>;
-
-var<workgroup> wg_lut: array<f32, TABLE_ENTRIES>;   // 4 * M * C bytes
-
-fn fill_table(lane: u32, list_ix: u32, first_group: u32) {
-  for (var e = lane; e < TABLE_ENTRIES; e += WG) {
-    let query_at = (list_ix * SUBVECTORS + e / CENTROIDS) * SUB_WIDTH;
-    let centroid_at = (first_group * CENTROIDS + e) * CENTROID_WIDTH;
-    var sum = 0.0;
-    for (var j = 0u; j < SUB_WIDTH; j++) {
-      sum = add_product(sum, query[query_at + j], centroids[centroid_at + j]);
-    }
-    wg_lut[e] = sum;
-  }
-}
-
-fn look_up(m: u32, word: u32) -> vec4f {
-  let first = m * CENTROIDS;
-  return vec4f(
-    wg_lut[first + (word & 0xffu)],
-    wg_lut[first + ((word >> 8u) & 0xffu)],
-    wg_lut[first + ((word >> 16u) & 0xffu)],
-    wg_lut[first + (word >> 24u)],
-  );
-}
 
 @compute @workgroup_size(WG)
 fn score_lookup(

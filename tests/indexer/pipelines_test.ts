@@ -3,13 +3,14 @@ import { checkCodes, checkKept, checkSelection } from "../../indexer/checks.ts";
 import { capacityFor, resolveConfig, resolveRows, type Size } from "../../indexer/config.ts";
 import { Random } from "../../indexer/kmeans.ts";
 import { E01 } from "../../indexer/pipelines/e01_baseline.ts";
+import { E04 } from "../../indexer/pipelines/e04_fused_topk.ts";
 import { E03 } from "../../indexer/pipelines/e03_lookup.ts";
 import { GpuLayer, gpuPipeline, type GpuPipelineDef } from "../../indexer/pipelines/gpu_layer.ts";
 import { PIPELINES } from "../../indexer/pipelines/mod.ts";
 import type { Pipeline } from "../../indexer/pipelines/pipeline.ts";
 import { PqIndexer, type PqIndexerOptions } from "../../indexer/pq_indexer.ts";
 import { WGSL_FILES } from "../../kernels/wgsl_files.ts";
-import { gaussian, tied } from "../../experiments/inputs/synthetic.ts";
+import { clustered, gaussian, tied } from "../../experiments/inputs/synthetic.ts";
 import { replay } from "../../experiments/replay.ts";
 import { gpuTest, hasGpu } from "../support.ts";
 
@@ -230,8 +231,8 @@ gpuTest("a replay notices a pipeline that is broken in any one place", async (gp
 gpuTest("e03 takes another plan where the table exceeds workgroup memory, and stays right", async () => {
   const adapter = (await navigator.gpu.requestAdapter())!;
   const device = await adapter.requestDevice(); // the default limits: 16 KiB
-  const shape = resolveConfig({ heads: 2, headWidth: 40, subvectors: 20, bits: 8 }).shape;
-  const names = (limits: GPUSupportedLimits) => E03.kernelsFor!(shape, limits).map((kernel) => kernel.name);
+  const config = resolveConfig({ heads: 2, headWidth: 40, subvectors: 20, bits: 8 });
+  const names = (limits: GPUSupportedLimits) => E03.kernelsFor!(config, limits).map((kernel) => kernel.name);
   assertEquals(names({ maxComputeWorkgroupStorageSize: 20 * 256 * 4 } as GPUSupportedLimits)[1], "score_lookup");
   assertEquals(names(device.limits)[1], "score");
   const result = await runAndCheck(
@@ -254,4 +255,42 @@ gpuTest("e03 takes another plan where the table exceeds workgroup memory, and st
     2,
   );
   assertEquals(result.firstError, "");
+});
+
+gpuTest(
+  "every pipeline is right over several tiles and agrees to the byte, on tied, clustered and Gaussian keys",
+  async () => {
+    const makes = {
+      tied: (count: number, seed: number) => tied(count, 1, seed),
+      clustered: (count: number, seed: number) => clustered(count / 12, 12, 6, 0.05, seed),
+      gaussian,
+    };
+    for (const [kind, make] of Object.entries(makes)) {
+      for (const heavySize of [0, 1, 100, 512, 513, 3000]) {
+        const bytes = new Set<string>();
+        for (const pipeline of PIPELINES.filter(({ runsOn }) => runsOn === "gpu")) {
+          const codebook = { centroids: make(2 * 3 * 16 * 4, 9), tokens: 0 };
+          const options = { ...OPTIONS, bits: 4, heavySize, pipeline, codebook };
+          const { firstError, bytes: got } = await runAndCheck(options, make, 5000, 2);
+          assertEquals(firstError, "", `${pipeline.id}, ${kind}, K ${heavySize}`);
+          bytes.add(got);
+        }
+        assertEquals(bytes.size, 1, `${kind}, K ${heavySize}`);
+      }
+    }
+  },
+);
+
+Deno.test("e04 fuses where a tile pays and fits, and keeps e03's kernels elsewhere", () => {
+  const names = (config: object, bytes: number) =>
+    E04.kernelsFor!(
+      resolveConfig({ heads: 2, headWidth: 64, ...config }),
+      { maxComputeWorkgroupStorageSize: bytes } as GPUSupportedLimits,
+    ).map((kernel) => kernel.name).slice(1, 3);
+  assertEquals(names({}, 32768), ["candidates", "merge"]);
+  assertEquals(names({ heavySize: 512 }, 32768), ["candidates", "merge"]);
+  assertEquals(names({ heavySize: 513 }, 32768), ["score_lookup", "mask"]);
+  assertEquals(names({ heavySize: { ratio: 0.001 } }, 32768), ["score_lookup", "mask"]);
+  assertEquals(names({ subvectors: 32, bits: 8 }, 32768), ["score_lookup", "mask"]);
+  assertEquals(names({ subvectors: 32, bits: 8 }, 16384), ["score", "mask"]);
 });

@@ -12,6 +12,8 @@ import { gather } from "../../kernels/score/gather.ts";
 import { score } from "../../kernels/score/score.ts";
 import { scoreLookup, scorePacked } from "../../kernels/score/score_lookup.ts";
 import { sum } from "../../kernels/score/sum.ts";
+import { candidates } from "../../kernels/score_topk/candidates.ts";
+import { merge } from "../../kernels/score_topk/merge.ts";
 import { table } from "../../kernels/score/table.ts";
 import { mask } from "../../kernels/topk/mask.ts";
 import { rankOf } from "../../kernels/topk/rank.ts";
@@ -193,6 +195,32 @@ for (const nTokens of [258, 4103, 4104, 5000]) {
       }
     },
   );
+}
+
+for (const [nCoded, heavy] of [[300, 20], [2048, 1], [2049, 130], [4096, 512], [4097, 33], [6001, 300]]) {
+  gpuTest(`candidates and merge: equal their twins for the best ${heavy} of ${nCoded}, many tied`, async (gpu) => {
+    const shape: LayerShape = { ...ODD_SHAPE, batch: 1, heads: 2, kvHeads: 1 };
+    const nTokens = nCoded + 7;
+    const step: StepShape = {
+      ...alignedStep(nTokens),
+      heavyStride: heavy + 5,
+      // The first row's candidates begin and end inside of a tile, the second's are all but few.
+      rows: [row(nTokens - 1, 60, Math.min(heavy, nCoded - 100), 45, 7), row(nTokens, 7, heavy, 0, 7)],
+    };
+    // Integers: GPU and twin agree exactly, and few distinct scores tie heavily.
+    const integer = (count: number, seed: number) => Float32Array.from(below(count, 3, seed), (value) => value - 1);
+    const query = integer(nLists(shape, step) * shape.headWidth, 1);
+    const centroids = integer(shape.subvectors * shape.centroids * 7, 2);
+    const codes = new Uint32Array(shape.subvectors * step.codedStride / 4);
+    packedCodes.pack(Uint8Array.from(below(codes.length * 4, shape.centroids, 3)), codes);
+    const tiles = await runKernel(gpu, candidates, shape, step, { query, centroids, codes });
+    const { candidateRanks, candidateIx } = tiles.gpu;
+    assertEquals(candidateRanks, tiles.twin.candidateRanks);
+    const used = (of: ArrayLike<number>) => Array.from(of, (ix, at) => candidateRanks[at] === 0 ? 0 : ix);
+    assertEquals(used(candidateIx), used(tiles.twin.candidateIx));
+    const merged = await runKernel(gpu, merge, shape, step, { candidateRanks, candidateIx });
+    assertEquals(merged.gpu, merged.twin);
+  });
 }
 
 Deno.test("rankOf orders NaN, -inf, numbers, zeros and +inf", () => {

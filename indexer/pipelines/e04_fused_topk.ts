@@ -1,0 +1,41 @@
+/**
+ * e04 fused top-K: score, mask and the top-K of a tile of 2,048 tokens in one kernel, then a merge of the
+ * tiles' candidates. The score tensor is never stored. From e03.
+ *
+ * Why it should help: the top-K of e01 reads n ranks five times with one workgroup per list; here every
+ * tile ranks its own tokens in workgroup memory, n / 2,048 workgroups per list, and the merge reads
+ * K·n / 2,048 candidates (1,024 instead of 16,384 at K 128). 4·n bytes of scores, 8·n of mask and 20·n of
+ * top-K become 8·K·n / 2,048 written and six times half of that read.
+ *
+ * The plan keeps e03's kernels where a tile would not pay (K above a quarter of a tile, or K a ratio, which
+ * grows with N) or does not fit workgroup memory.
+ *
+ * @module
+ */
+
+import { candidates, candidatesBytes, TILE } from "../../kernels/score_topk/candidates.ts";
+import { merge } from "../../kernels/score_topk/merge.ts";
+import { E03 } from "./e03_lookup.ts";
+import { gpuPipeline, type GpuPipelineDef } from "./gpu_layer.ts";
+import type { Pipeline } from "./pipeline.ts";
+
+const REPLACED = new Set(["score_lookup", "mask"]);
+const KERNELS = E03.kernels.filter(({ name }) => !REPLACED.has(name))
+  .flatMap((kernel) => kernel.name === "topk" ? [candidates, merge] : [kernel]);
+
+/** The iteration as data, to derive others from. */
+export const E04: GpuPipelineDef = {
+  ...E03,
+  id: "e04",
+  title: "fused top-K",
+  change: "score and top-K of a tile of 2,048 tokens in one kernel, then a merge: scores are never stored",
+  kernels: KERNELS,
+  kernelsFor(config, limits) {
+    const heavy = typeof config.heavySize === "number" ? config.heavySize : Infinity;
+    const fits = candidatesBytes(config.shape) <= limits.maxComputeWorkgroupStorageSize;
+    return fits && heavy <= TILE / 4 ? KERNELS : E03.kernelsFor!(config, limits);
+  },
+};
+
+/** Score and top-K fused. */
+export const e04: Pipeline = gpuPipeline(E04);
