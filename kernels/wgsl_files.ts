@@ -690,22 +690,7 @@ override WG: u32;
 
 var<workgroup> wg_ranks: array<vec4u, TILE / 4u>;       // 4 * TILE bytes
 var<workgroup> wg_histogram: array<atomic<u32>, WG>;    // 1 KiB
-var<workgroup> wg_scan: array<vec2u, WG>;               // 2 KiB
 var<workgroup> wg_chosen: vec2u;                        // prefix so far, ranks still to take
-
-// Inclusive prefix sums over the workgroup (Hillis, Steele 1986).
-fn scan_inclusive(lane: u32, value: vec2u) -> vec2u {
-  wg_scan[lane] = value;
-  workgroupBarrier();
-  for (var step = 1u; step < WG; step *= 2u) {
-    var sum = wg_scan[lane];
-    if (lane >= step) { sum += wg_scan[lane - step]; }
-    workgroupBarrier();
-    wg_scan[lane] = sum;
-    workgroupBarrier();
-  }
-  return wg_scan[lane];
-}
 
 fn count_digit(rank: u32, shift: u32, prefix: u32) {
   // The digits above this one must be those chosen so far; the topmost has none above it.
@@ -926,7 +911,6 @@ fn mask(
 const N_DIGITS = 256u;
 
 var<workgroup> wg_histogram: array<atomic<u32>, N_DIGITS>;  // 1 KiB
-var<workgroup> wg_scan: array<vec2u, WG>;                   // 8 bytes per invocation
 var<workgroup> wg_chosen: vec2u;                            // prefix so far, ranks still to take
 
 // Narrows the range of the n_heavy-th highest rank by one digit.
@@ -953,20 +937,6 @@ fn narrow(lane: u32, first: u32, shift: u32, prefix: u32, need: u32) -> vec2u {
     wg_chosen = vec2u(prefix | (digit << shift), left);
   }
   return workgroupUniformLoad(&wg_chosen);
-}
-
-// Inclusive prefix sums over the workgroup (Hillis, Steele 1986).
-fn scan_inclusive(lane: u32, value: vec2u) -> vec2u {
-  wg_scan[lane] = value;
-  workgroupBarrier();
-  for (var step = 1u; step < WG; step *= 2u) {
-    var sum = wg_scan[lane];
-    if (lane >= step) { sum += wg_scan[lane - step]; }
-    workgroupBarrier();
-    wg_scan[lane] = sum;
-    workgroupBarrier();
-  }
-  return wg_scan[lane];
 }
 
 fn put_better_first(at: u32, pair: vec2u, n: u32) {
@@ -1045,6 +1015,24 @@ fn rank_of(score: f32) -> u32 {
   if (magnitude > 0x7f800000u) { return 1u; }
   if (magnitude == 0u) { return 0x80000000u; }
   return select(bits | 0x80000000u, ~bits, bits > 0x7fffffffu);
+}
+`,
+  "topk/scan.wgsl": `// Shared part of the kernels that count with one workgroup. Needs WG.
+
+var<workgroup> wg_scan: array<vec2u, WG>;  // 8 bytes per invocation
+
+// Inclusive prefix sums over the workgroup (Hillis, Steele 1986).
+fn scan_inclusive(lane: u32, value: vec2u) -> vec2u {
+  wg_scan[lane] = value;
+  workgroupBarrier();
+  for (var step = 1u; step < WG; step *= 2u) {
+    var sum = wg_scan[lane];
+    if (lane >= step) { sum += wg_scan[lane - step]; }
+    workgroupBarrier();
+    wg_scan[lane] = sum;
+    workgroupBarrier();
+  }
+  return wg_scan[lane];
 }
 `,
   "topk/topk.wgsl": `// topk: the n_heavy highest ranks of a list, best first; equal ranks by position, lower first.

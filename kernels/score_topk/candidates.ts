@@ -50,6 +50,7 @@ export const candidates: Kernel = {
     "score/dot.wgsl",
     "score/lookup.wgsl",
     "topk/rank.wgsl",
+    "topk/scan.wgsl",
     "score_topk/tiles.wgsl",
     "score_topk/candidates.wgsl",
   ],

@@ -25,22 +25,7 @@ override WG: u32;
 
 var<workgroup> wg_ranks: array<vec4u, TILE / 4u>;       // 4 * TILE bytes
 var<workgroup> wg_histogram: array<atomic<u32>, WG>;    // 1 KiB
-var<workgroup> wg_scan: array<vec2u, WG>;               // 2 KiB
 var<workgroup> wg_chosen: vec2u;                        // prefix so far, ranks still to take
-
-// Inclusive prefix sums over the workgroup (Hillis, Steele 1986).
-fn scan_inclusive(lane: u32, value: vec2u) -> vec2u {
-  wg_scan[lane] = value;
-  workgroupBarrier();
-  for (var step = 1u; step < WG; step *= 2u) {
-    var sum = wg_scan[lane];
-    if (lane >= step) { sum += wg_scan[lane - step]; }
-    workgroupBarrier();
-    wg_scan[lane] = sum;
-    workgroupBarrier();
-  }
-  return wg_scan[lane];
-}
 
 fn count_digit(rank: u32, shift: u32, prefix: u32) {
   // The digits above this one must be those chosen so far; the topmost has none above it.

@@ -16,6 +16,7 @@ export const merge: Kernel = {
     "layer/layer.wgsl",
     "topk/rank.wgsl",
     "topk/bitonic.wgsl",
+    "topk/scan.wgsl",
     "score_topk/tiles.wgsl",
     "topk/pick_best.wgsl",
     "score_topk/merge.wgsl",

@@ -11,7 +11,6 @@
 const N_DIGITS = 256u;
 
 var<workgroup> wg_histogram: array<atomic<u32>, N_DIGITS>;  // 1 KiB
-var<workgroup> wg_scan: array<vec2u, WG>;                   // 8 bytes per invocation
 var<workgroup> wg_chosen: vec2u;                            // prefix so far, ranks still to take
 
 // Narrows the range of the n_heavy-th highest rank by one digit.
@@ -38,20 +37,6 @@ fn narrow(lane: u32, first: u32, shift: u32, prefix: u32, need: u32) -> vec2u {
     wg_chosen = vec2u(prefix | (digit << shift), left);
   }
   return workgroupUniformLoad(&wg_chosen);
-}
-
-// Inclusive prefix sums over the workgroup (Hillis, Steele 1986).
-fn scan_inclusive(lane: u32, value: vec2u) -> vec2u {
-  wg_scan[lane] = value;
-  workgroupBarrier();
-  for (var step = 1u; step < WG; step *= 2u) {
-    var sum = wg_scan[lane];
-    if (lane >= step) { sum += wg_scan[lane - step]; }
-    workgroupBarrier();
-    wg_scan[lane] = sum;
-    workgroupBarrier();
-  }
-  return wg_scan[lane];
 }
 
 fn put_better_first(at: u32, pair: vec2u, n: u32) {

@@ -27,7 +27,14 @@ const INVOCATIONS = 256;
 /** Picks the nHeavy highest ranks of every list; equal ranks by position, lower first. */
 export const topk: Kernel = {
   name: "topk",
-  wgsl: ["layer/layer.wgsl", "topk/rank.wgsl", "topk/bitonic.wgsl", "topk/pick_best.wgsl", "topk/topk.wgsl"],
+  wgsl: [
+    "layer/layer.wgsl",
+    "topk/rank.wgsl",
+    "topk/bitonic.wgsl",
+    "topk/scan.wgsl",
+    "topk/pick_best.wgsl",
+    "topk/topk.wgsl",
+  ],
   buffers: [reads(ranks), writes(topkIx), writes(topkRanks)],
   plan: (shape) => ({ ...plainPlan(shape, INVOCATIONS), workgroupBytes: 256 * 4 + INVOCATIONS * 8 + 8 }),
   work(shape, step) {
