@@ -188,7 +188,9 @@ function printTable(rows: readonly Row[], steps: number): void {
     `${left.padEnd(15)}${disp.padStart(5)}  ${clock.padEnd(5)}${times.map((text) => text.padStart(8)).join("")}${
       ratios.map((text) => text.padStart(9)).join("")
     }  ${end}`.trimEnd();
-  console.log(`µs per step over ${steps} steps; GPU: the step's pass by timestamps, wall: submit to GPU idle`);
+  console.log(
+    `µs per step over ${steps} steps; GPU: its pass by timestamps, wall: submit to idle; warm clocks, hot cache`,
+  );
   console.log(bold(line("iteration", "disp.", "clock", COLUMNS, ["× prev.", "× base"], "verified")));
   const baseline = rows.find((row) => row.pipeline.runsOn === "gpu");
   rows.forEach((row, ix) => {

@@ -295,6 +295,9 @@ export class PqIndexer {
       if (this.#codebook) {
         refuse("train a codebook", "an index is trained once", `this one has ${this.codedTokens} coded tokens`);
       }
+      if (own === undefined && options.tokens !== undefined) {
+        refuse("train a codebook", "tokens go with keys", `tokens is ${options.tokens}, keys are not given`);
+      }
       const t = own === undefined ? 0 : this.#countKeys("train a codebook", own, options.tokens);
       await this.#withPending(own, t, () => this.#trainOnPending());
     });

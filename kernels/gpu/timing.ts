@@ -23,15 +23,30 @@ export class PassTimer {
     this.#capacity = capacity;
   }
 
-  /** A timer, or undefined where the device has no "timestamp-query". */
+  /** Passes that one timer can hold: WebGPU allows 4,096 queries in a set. */
+  static readonly MAX_PASSES: number = 2048;
+
+  /**
+   * A timer, or undefined where the device has no "timestamp-query".
+   *
+   * @throws {RangeError} for more than {@linkcode PassTimer.MAX_PASSES} passes
+   */
   static async create(gpu: Gpu, capacity: number): Promise<PassTimer | undefined> {
     if (!gpu.features.has("timestamp-query")) return undefined;
+    if (!(capacity <= PassTimer.MAX_PASSES)) {
+      throw new RangeError(
+        `Cannot time as at most ${PassTimer.MAX_PASSES} passes fit one query set: ${capacity} passes`,
+      );
+    }
     const resolved = await gpu.allocate(
       "timestamps",
       capacity * 16,
       GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC,
     );
-    const queries = gpu.device.createQuerySet({ label: "timestamps", type: "timestamp", count: capacity * 2 });
+    const queries = await gpu.checked(
+      "create timestamps",
+      () => gpu.device.createQuerySet({ label: "timestamps", type: "timestamp", count: capacity * 2 }),
+    );
     return new PassTimer(gpu, queries, resolved, capacity);
   }
 

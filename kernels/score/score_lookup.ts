@@ -52,5 +52,10 @@ export const scorePacked: Kernel = {
   wgsl: ["layer/layer.wgsl", "quantize/codes_packed.wgsl", "score/dot.wgsl", "score/score.wgsl"],
   buffers: [reads(query), reads(centroids), reads(packedCodesBuffer), writes(scores)],
   plan: (shape) => plainPlan(shape, INVOCATIONS),
+  work(shape, step) {
+    const { workgroups } = score.work(shape, step);
+    const elements = needsScores(step) ? nLists(shape, step) * step.nCoded : 0;
+    return { workgroups, bytesMoved: elements * (shape.subvectors + 4 + 2 * shape.headWidth * 4) };
+  },
   twin: packedTwin,
 };
