@@ -124,7 +124,7 @@ if (import.meta.main) {
       if (pipeline.runsOn === "gpu") firstDigest ??= result.digest;
       const problem = result.check.errors > 0
         ? `${result.check.errors} errors; first: ${result.check.firstError}`
-        : !result.reproducible
+        : result.reproducible === false
         ? "a second run gave other bytes"
         : pipeline.runsOn === "gpu" && !isFirst && result.digest !== firstDigest
         ? "other bytes than the GPU pipelines before it"

@@ -451,7 +451,8 @@ export class PqIndexer {
     const t = newKeys === undefined ? 0 : this.#countKeys(action, newKeys, options.tokens);
     const { out } = options;
     // Resolves the rows and the buffers, and so refuses what is wrong with them before anything changes.
-    this.#layer.check(this.#layerStep(query, newKeys, t, rows, out));
+    const step = this.#layerStep(query, newKeys, t, rows, out);
+    this.#layer.check(step);
     if (!this.#codebook) {
       return await this.#withPending(newKeys, t, async () => {
         const wanted = resolveRows(this.#config, initOffsetAt(this.#config, this.#tokens), this.#tokens, rows);
@@ -463,7 +464,7 @@ export class PqIndexer {
     return await this.#transaction(async () => {
       await this.#makeRoom(this.#tokens + t, rows, this.codedTokens);
       if (newKeys === undefined || this.#fitsOneUpload(newKeys)) {
-        const selection = await this.#run(this.#layerStep(query, newKeys, t, rows, out));
+        const selection = await this.#run(step);
         this.#tokens += t;
         return selection;
       }

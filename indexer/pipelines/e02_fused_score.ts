@@ -6,7 +6,7 @@
  * centroids (from cache: all centroids of a head are 32 KiB in the seed config).
  *
  * Measured (walkthrough: 4 heads, 16,384 tokens, M 8, 8 bits; GPU pass): 209 µs after 198 on an NVIDIA H200.
- * score takes 21 µs in a pass of its own, table, gather and sum took 6.4 + 6.9 + 6.6: at 2 MB per operation
+ * score takes 21 µs in a pass of its own, table, gather and sum took 6.4 + 6.9 + 6.6: at 6 MB per operation and less
  * the bytes saved were not the cost, and a chain of D dependent multiply-adds is longer than a lookup. On
  * llvmpipe, which pays for every instruction, 18.9 ms after 10.7. It loses here and stays as a step.
  *

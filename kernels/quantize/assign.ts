@@ -11,11 +11,11 @@ import { centroidWidth, type LayerShape, type StepShape, subWidth } from "../sha
 /** A power of two: the reduction halves. */
 export const INVOCATIONS = 64;
 
-/** Work of `perGroup` workgroups for every (batch, KV head, subvector). */
-export function assignWork(shape: LayerShape, step: StepShape, perGroup: number): KernelWork {
+/** Work of `perGroup` workgroups for every (batch, KV head, subvector); a stored code takes `codeBytes`. */
+export function assignWork(shape: LayerShape, step: StepShape, perGroup: number, codeBytes: number): KernelWork {
   const groups = shape.batch * shape.kvHeads * shape.subvectors;
-  const perCode = subWidth(shape) + shape.centroids * (subWidth(shape) + centroidWidth(shape)) + 1;
-  return { workgroups: groups * perGroup, bytesMoved: groups * step.nNew * perCode * 4 };
+  const wordsRead = subWidth(shape) + shape.centroids * (subWidth(shape) + centroidWidth(shape));
+  return { workgroups: groups * perGroup, bytesMoved: groups * step.nNew * (wordsRead * 4 + codeBytes) };
 }
 
 /** Codes in plain TypeScript, for every kernel that codes keys. */
@@ -52,7 +52,7 @@ export const assign: Kernel = {
   wgsl: ["layer/layer.wgsl", "quantize/nearest.wgsl", "quantize/nearest_of_key.wgsl", "quantize/assign.wgsl"],
   buffers: [reads(newKeys), reads(centroids), reads(phi), writes(codes)],
   plan: (shape) => ({ ...plainPlan(shape, INVOCATIONS), workgroupBytes: INVOCATIONS * 8 }),
-  work: (shape, step) => assignWork(shape, step, step.nNew),
+  work: (shape, step) => assignWork(shape, step, step.nNew, 4),
   twin: (shape, step, buffers) =>
     assignTwin(shape, step, buffers, (group, i, code) => buffers.codes[group * step.codedStride + i] = code),
 };

@@ -28,7 +28,7 @@ export const assignPacked: Kernel = {
   plan: assign.plan,
   work(shape, step) {
     const firstWord = Math.floor((step.nCoded - step.nNew) / 4);
-    return assignWork(shape, step, step.nNew > 0 ? Math.ceil(step.nCoded / 4) - firstWord : 0);
+    return assignWork(shape, step, step.nNew > 0 ? Math.ceil(step.nCoded / 4) - firstWord : 0, 1);
   },
   twin(shape, step, buffers) {
     const { codes } = buffers;

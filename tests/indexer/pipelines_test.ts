@@ -219,7 +219,7 @@ gpuTest("a replay notices a pipeline that is broken in any one place", async (gp
   const codebook = { centroids: gaussian(2 * 3 * 4 * 4, 3) };
   const errorsOf = async (pipeline: Pipeline) => {
     const result = await replay({ capture, config, initOffset: 3, codebook, steps, gpu }, pipeline, () => {});
-    return result.check.errors + Number(!result.reproducible);
+    return result.check.errors + Number(result.reproducible === false);
   };
   for (const pipeline of PIPELINES) assertEquals(await errorsOf(pipeline), 0, pipeline.id);
   assert(await errorsOf(OLDER) > 0, "not noticed: a step changes an older code");
