@@ -64,6 +64,11 @@ export interface StepShape {
   readonly listStride: number;
   /** Rows of `weights` start at multiples of this. */
   readonly weightStride: number;
+  /**
+   * Whether `indices` and `lengths` hold exactly the lists that `weights` holds, so that clearing those clears
+   * all. Default false: the whole of `weights` is cleared.
+   */
+  readonly clearsPrevious?: boolean;
   /** The query rows, oldest first; none for a step that only appends. */
   readonly rows: readonly RowShape[];
 }
@@ -88,6 +93,15 @@ export function needsScores(step: StepShape): boolean {
   return step.rows.some((row) => row.nHeavy > 0);
 }
 
+/**
+ * How many new keys can be coded while tiles are scored: all of them, or none if a candidate shares a word of
+ * codes with a new key (windows shorter than the new keys) or if nothing is scored.
+ */
+export function nBeside(step: StepShape): number {
+  const firstWord = Math.floor((step.nCoded - step.nNew) / 4) * 4;
+  return needsScores(step) && step.rows.every((row) => row.candEnd <= firstWord) ? step.nNew : 0;
+}
+
 /** The (batch, KV head) that the query head of list `listIx` belongs to; twin of `kv_of_list`. */
 export function kvOfList(shape: LayerShape, step: StepShape, listIx: number): number {
   const queryHead = Math.floor(listIx / step.rows.length);
@@ -108,6 +122,8 @@ export const PARAM_FIELDS = [
   "listStride",
   "weightStride",
   "nRows",
+  "nBeside",
+  "clearsPrevious",
 ] as const;
 
 /** `Row`, in the order of the WGSL struct; a test compares the two. */
@@ -136,7 +152,13 @@ export const PARAMS_BYTES = (HEAD_WORDS + MAX_ROWS * ROW_WORDS) * 4;
  * @returns how many words are in use
  */
 export function packParams(step: StepShape, out: Uint32Array): number {
-  PARAM_FIELDS.forEach((field, ix) => out[ix] = field === "nRows" ? step.rows.length : step[field]);
+  const derived = {
+    nRows: step.rows.length,
+    nBeside: nBeside(step),
+    clearsPrevious: Number(step.clearsPrevious ?? false),
+  };
+  const fields = { ...step, ...derived };
+  PARAM_FIELDS.forEach((field, ix) => out[ix] = fields[field]);
   step.rows.forEach((row, r) => {
     ROW_FIELDS.forEach((field, ix) => out[HEAD_WORDS + r * ROW_WORDS + ix] = row[field]);
   });

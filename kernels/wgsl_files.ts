@@ -3,6 +3,20 @@
 
 /** WGSL texts by path below `kernels/`. */
 export const WGSL_FILES: Readonly<Record<string, string>> = {
+  "layer/columns.wgsl": `// Shared part of everything that sums over the columns of a subvector. All kernels add up in one order,
+// whether one invocation walks all columns or 16 share them, so all GPU pipelines agree to the byte:
+// partial sum p takes columns p, p + 16, p + 32, ... upwards by fma, from 0; then the partial sums that are
+// 8 apart are added, then those 4, 2 and 1 apart. The chain is d / 16 + 4 long instead of d.
+
+const N_PARTS = 16u;
+
+// Partial sums 0 .. 3, 4 .. 7, 8 .. 11 and 12 .. 15.
+fn add_parts(a: vec4f, b: vec4f, c: vec4f, d: vec4f) -> f32 {
+  let four = (a + c) + (b + d);
+  let two = four.xy + four.zw;
+  return two.x + two.y;
+}
+`,
   "layer/layer.wgsl": `// The shape of the layer, the step's Params, and how workgroups and lists are numbered.
 // First part of every kernel of a step.
 //
@@ -42,6 +56,8 @@ struct Params {
   list_stride: u32,    // rows of indices
   weight_stride: u32,  // rows of weights
   n_rows: u32,
+  n_beside: u32,       // keys that the kernel of the tiles codes beside them: n_new or 0
+  clears_previous: u32,  // 1: indices and lengths hold the lists that weights hold; 0: weights are 0
   @align(16) rows: array<Row, MAX_ROWS>,
 }
 
@@ -277,8 +293,7 @@ fn assign(
 // phi:       f32[B, Hkv, M], metric "ip" only
 // codes:     u32[B, Hkv, M, coded_stride / 4], four codes per word, the lowest byte first
 //
-// One workgroup owns one word that the new keys touch, and so up to four of them: WGSL has no byte
-// stores, and two owners of one word would race. Bytes of older keys stay, later ones become 0.
+// One workgroup owns one word that the new keys touch; see \`code_word.wgsl\`.
 // Precondition: coded_stride is a multiple of 4.
 
 override WG: u32;
@@ -294,30 +309,43 @@ fn assign_packed(
   @builtin(num_workgroups) num_workgroups: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
-  let first = params.n_coded - params.n_new;
-  let first_word = first / 4u;
-  let n_words = (params.n_coded + 3u) / 4u - first_word;
   let ix = job_ix(workgroup_id, num_workgroups);
-  if (params.n_new > 0u && ix < BATCH * KV_HEADS * SUBVECTORS * n_words) {
-    let group = ix / n_words;
-    let word_ix = first_word + ix % n_words;
-    let at = group * (params.coded_stride / 4u) + word_ix;
-
-    // Lane 0's copy alone is stored; it is the only one that reads what it will write.
-    var word = 0u;
-    if (lane == 0u && word_ix == first_word) {
-      word = extractBits(codes[at], 0u, first % 4u * 8u);
-    }
-    for (var slot = 0u; slot < 4u; slot++) {
-      let i = word_ix * 4u + slot;
-      if (i >= first && i < params.n_coded) {
-        let code = nearest_of_key(lane, group, key_at(group, i - first));
-        word = insertBits(word, code, slot * 8u, 8u);
-      }
-    }
-
-    if (lane == 0u) { codes[at] = word; }
+  if (ix < BATCH * KV_HEADS * SUBVECTORS * n_new_words()) {
+    code_word(lane, ix);
   }
+}
+`,
+  "quantize/code_word.wgsl": `// Shared part of the kernels that code the step's new keys into packed codes: one workgroup owns one word that
+// the new keys touch, and so up to four of them: WGSL has no byte stores, and two owners of one word would
+// race. Bytes of older keys stay, later ones become 0. Needs codes (written) and nearest_of_key.
+
+// Words per (kv, m) that the step's new keys touch.
+fn n_new_words() -> u32 {
+  if (params.n_new == 0u) { return 0u; }
+  return (params.n_coded + 3u) / 4u - (params.n_coded - params.n_new) / 4u;
+}
+
+// Codes the keys of job job_ix out of BATCH * KV_HEADS * SUBVECTORS * n_new_words(). In uniform control flow only.
+fn code_word(lane: u32, job: u32) {
+  let first = params.n_coded - params.n_new;
+  let group = job / n_new_words();
+  let word_ix = first / 4u + job % n_new_words();
+  let at = group * (params.coded_stride / 4u) + word_ix;
+
+  // Lane 0's copy alone is stored; it is the only one that reads what it will write.
+  var word = 0u;
+  if (lane == 0u && word_ix == first / 4u) {
+    word = extractBits(codes[at], 0u, first % 4u * 8u);
+  }
+  for (var slot = 0u; slot < 4u; slot++) {
+    let i = word_ix * 4u + slot;
+    if (i >= first && i < params.n_coded) {
+      let code = nearest_of_key(lane, group, key_at(group, i - first));
+      word = insertBits(word, code, slot * 8u, 8u);
+    }
+  }
+
+  if (lane == 0u) { codes[at] = word; }
 }
 `,
   "quantize/codes_packed.wgsl": `// How a kernel reads codes that lie four per word, the lowest byte first: codes is
@@ -334,8 +362,8 @@ fn code_at(row: u32, i: u32) -> u32 {
   return codes[row * params.coded_stride + i];
 }
 `,
-  "quantize/nearest.wgsl": `// Shared part of every kernel that codes keys. All GPU pipelines use these functions and walk the
-// columns and the centroids upwards, so they agree on every code to the byte.
+  "quantize/nearest.wgsl": `// Shared part of every kernel that codes keys. All GPU pipelines use these functions and sum columns in
+// the order of \`columns.wgsl\`, so they agree on every code to the byte.
 //
 // The squared distance is summed as (x - c)^2 column by column, never in the expanded form
 // |x|^2 - 2xc + |c|^2, which cancels badly where key and centroid are close.
@@ -358,6 +386,12 @@ const NO_DISTANCE = 0x7f800001u;
 fn is_nearer(distance: f32, best_bits: u32) -> bool {
   return bitcast<u32>(distance) < best_bits;
 }
+
+// Where the subvector of \`group\` begins in the step's i-th coded new key.
+fn key_at(group: u32, i: u32) -> u32 {
+  let key_ix = group / SUBVECTORS * params.n_new_keys + params.first_new_key + i;
+  return (key_ix * SUBVECTORS + group % SUBVECTORS) * SUB_WIDTH;
+}
 `,
   "quantize/nearest_of_key.wgsl": `// Shared part of the kernels that code one subvector per workgroup: the invocations share out the
 // centroids, then reduce to the nearest. The order of the reduction does not matter: (distance,
@@ -366,28 +400,44 @@ fn is_nearer(distance: f32, best_bits: u32) -> bool {
 var<workgroup> wg_bits: array<u32, WG>;    // 4 bytes per invocation
 var<workgroup> wg_number: array<u32, WG>;  // 4 bytes per invocation
 
-fn last_column(group: u32, key_at: u32) -> f32 {
-  var squared_norm = 0.0;
-  for (var j = 0u; j < SUB_WIDTH; j++) {
-    let x = new_keys[key_at + j];
-    squared_norm = fma(x, x, squared_norm);
+// (x - c)^2 of columns j .. j + 3 added to four partial sums; columns past the end add nothing. Without a
+// centroid, c is 0: the squared norm.
+fn add_columns(sum: vec4f, key_at: u32, centroid_at: u32, has_centroid: bool, j: u32) -> vec4f {
+  var result = sum;
+  for (var s = 0u; s < 4u; s++) {
+    if (j + s < SUB_WIDTH) {
+      var c = 0.0;
+      if (has_centroid) { c = centroids[centroid_at + j + s]; }
+      result[s] = add_squared_difference(sum[s], new_keys[key_at + j + s], c);
+    }
   }
-  return augmented_column(phi[group], squared_norm);
+  return result;
+}
+
+fn squared_distance(key_at: u32, centroid_at: u32, has_centroid: bool) -> f32 {
+  var a = vec4f();
+  var b = vec4f();
+  var c = vec4f();
+  var d = vec4f();
+  for (var j = 0u; j < SUB_WIDTH; j += N_PARTS) {
+    a = add_columns(a, key_at, centroid_at, has_centroid, j);
+    b = add_columns(b, key_at, centroid_at, has_centroid, j + 4u);
+    c = add_columns(c, key_at, centroid_at, has_centroid, j + 8u);
+    d = add_columns(d, key_at, centroid_at, has_centroid, j + 12u);
+  }
+  return add_parts(a, b, c, d);
 }
 
 // The code of the subvector of \`group\` (kv, m) that begins at \`key_at\`. In uniform control flow only.
 fn nearest_of_key(lane: u32, group: u32, key_at: u32) -> u32 {
   var last = 0.0;
-  if (CENTROID_WIDTH > SUB_WIDTH) { last = last_column(group, key_at); }
+  if (CENTROID_WIDTH > SUB_WIDTH) { last = augmented_column(phi[group], squared_distance(key_at, 0u, false)); }
 
   var best = 0u;
   var best_bits = NO_DISTANCE;
   for (var c = lane; c < CENTROIDS; c += WG) {
     let centroid_at = (group * CENTROIDS + c) * CENTROID_WIDTH;
-    var distance = 0.0;
-    for (var j = 0u; j < SUB_WIDTH; j++) {
-      distance = add_squared_difference(distance, new_keys[key_at + j], centroids[centroid_at + j]);
-    }
+    var distance = squared_distance(key_at, centroid_at, true);
     if (CENTROID_WIDTH > SUB_WIDTH) {
       distance = add_squared_difference(distance, last, centroids[centroid_at + SUB_WIDTH]);
     }
@@ -413,18 +463,306 @@ fn nearest_of_key(lane: u32, group: u32, key_at: u32) -> u32 {
   }
   return workgroupUniformLoad(&wg_number[0]);
 }
+`,
+  "quantize/nearest_split.wgsl": `// Shared part of the kernels that code a subvector with a large workgroup: 16 invocations share a centroid.
+// As nearest_of_key, with the memory of \`lookup_split.wgsl\`. Needs new_keys, centroids, phi and WG.
 
-// Where the subvector of \`group\` begins in the step's i-th coded new key.
-fn key_at(group: u32, i: u32) -> u32 {
-  let key_ix = group / SUBVECTORS * params.n_new_keys + params.first_new_key + i;
-  return (key_ix * SUBVECTORS + group % SUBVECTORS) * SUB_WIDTH;
+var<workgroup> wg_nearest_bits: atomic<u32>;
+var<workgroup> wg_nearest: atomic<u32>;
+var<workgroup> wg_code: u32;
+
+fn squared_norm(key_at: u32) -> f32 {
+  var parts = array<vec4f, 4>();
+  for (var j = 0u; j < SUB_WIDTH; j++) {
+    let x = new_keys[key_at + j];
+    let p = j % N_PARTS;
+    parts[p / 4u][p % 4u] = fma(x, x, parts[p / 4u][p % 4u]);
+  }
+  return add_parts(parts[0], parts[1], parts[2], parts[3]);
+}
+
+// The code of the subvector of \`group\` (kv, m) that begins at \`key_at\`. In uniform control flow only.
+fn nearest_of_key(lane: u32, group: u32, key_at: u32) -> u32 {
+  let part = lane % N_PARTS;
+  if (lane == 0u) {
+    atomicStore(&wg_nearest_bits, NO_DISTANCE);
+    atomicStore(&wg_nearest, CENTROIDS - 1u);
+  }
+  var last = 0.0;
+  if (CENTROID_WIDTH > SUB_WIDTH) { last = augmented_column(phi[group], squared_norm(key_at)); }
+
+  var best = 0u;
+  var best_bits = NO_DISTANCE;
+  for (var first = 0u; first < CENTROIDS; first += PART_ROWS) {
+    let n_rows = min(PART_ROWS, CENTROIDS - first);
+    for (var row = lane / N_PARTS; row < n_rows; row += WG / N_PARTS) {
+      let centroid_at = (group * CENTROIDS + first + row) * CENTROID_WIDTH;
+      var sum = 0.0;
+      for (var j = part; j < SUB_WIDTH; j += N_PARTS) {
+        sum = add_squared_difference(sum, new_keys[key_at + j], centroids[centroid_at + j]);
+      }
+      wg_parts[row * PART_STRIDE + part] = sum;
+    }
+    workgroupBarrier();
+    for (var row = lane; row < n_rows; row += WG) {
+      var distance = sum_of_parts(row);
+      if (CENTROID_WIDTH > SUB_WIDTH) {
+        let centroid_at = (group * CENTROIDS + first + row) * CENTROID_WIDTH;
+        distance = add_squared_difference(distance, last, centroids[centroid_at + SUB_WIDTH]);
+      }
+      if (is_nearer(distance, best_bits)) {
+        best = first + row;
+        best_bits = bitcast<u32>(distance);
+      }
+    }
+    workgroupBarrier();
+  }
+  atomicMin(&wg_nearest_bits, best_bits);
+  workgroupBarrier();
+  if (best_bits == atomicLoad(&wg_nearest_bits)) { atomicMin(&wg_nearest, best); }
+  workgroupBarrier();
+  if (lane == 0u) { wg_code = atomicLoad(&wg_nearest); }
+  return workgroupUniformLoad(&wg_code);
 }
 `,
-  "score/dot.wgsl": `// Shared part of every kernel that fills the lookup table. All GPU pipelines start at 0 and walk
-// the columns upwards with this step, so they agree on every entry to the byte.
+  "quantize_score_topk/code_candidates.wgsl": `// code_candidates: the tiles' best tokens, and beside them the codes of the step's new keys: candidates and
+// assign_packed in one dispatch. Stages: quantize, score and top-K (e06). From assign_packed and candidates of e05.
+//
+// query:           f32[B, H, rows, D]
+// centroids:       f32[B, Hkv, M, C, CENTROID_WIDTH]
+// codes:           u32[B, Hkv, M, coded_stride / 4], four codes per word, the lowest byte first
+// new_keys:        f32[B, Hkv, n_new_keys, D]
+// phi:             f32[B, Hkv, M], metric "ip" only
+// candidate_ranks: u32[B, H, rows, tiles, kept], 0 where the tile has fewer candidates
+// candidate_ix:    u32[B, H, rows, tiles, kept], position among the coded tokens, ascending
+//
+// The first workgroups own one tile of one list each (see \`keep_best.wgsl\`), the rest one word of new codes
+// each (see \`code_word.wgsl\`). The two run at once, so no tile may read a word that is being written:
+// precondition: every row's cand_end is at most the first new key rounded down to a word, or no keys are
+// coded here (params.n_beside is 0).
 
-fn add_product(sum: f32, q: f32, c: f32) -> f32 {
-  return fma(q, c, sum);
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read> query: array<f32>;
+@group(0) @binding(2) var<storage, read> centroids: array<f32>;
+@group(0) @binding(3) var<storage, read_write> codes: array<u32>;
+@group(0) @binding(4) var<storage, read> new_keys: array<f32>;
+@group(0) @binding(5) var<storage, read> phi: array<f32>;
+@group(0) @binding(6) var<storage, read_write> candidate_ranks: array<u32>;
+@group(0) @binding(7) var<storage, read_write> candidate_ix: array<u32>;
+
+@compute @workgroup_size(WG)
+fn code_candidates(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups);
+  let n_tile_jobs = n_lists() * n_tiles();
+  if (ix < n_tile_jobs) {
+    keep_best(lane, ix / n_tiles(), ix % n_tiles());
+  } else if (params.n_beside > 0u && ix - n_tile_jobs < BATCH * KV_HEADS * SUBVECTORS * n_new_words()) {
+    code_word(lane, ix - n_tile_jobs);
+  }
+}
+`,
+  "quantize_score_topk/code_tiles.wgsl": `// code_tiles: as code_candidates of e06, for large workgroups: ranks stay in registers, 16 invocations share a
+// table entry, the table lies in copies without bank conflicts, and the heads of a group share a tile's codes.
+// Stages: quantize, score and top-K (e07).
+//
+// query:           f32[B, H, rows, D]
+// centroids:       f32[B, Hkv, M, C, CENTROID_WIDTH]
+// codes:           u32[B, Hkv, M, coded_stride / 4], four codes per word, the lowest byte first
+// new_keys:        f32[B, Hkv, n_new_keys, D]
+// phi:             f32[B, Hkv, M], metric "ip" only
+// candidate_ranks: u32[B, H, rows, tiles, kept], 0 where the tile has fewer candidates
+// candidate_ix:    u32[B, H, rows, tiles, kept], position among the coded tokens, ascending
+//
+// A tile is WG * WORDS words; invocation \`lane\` owns words WORDS * lane .. of it, 4 * WORDS neighbouring
+// tokens, and keeps their ranks in registers. One workgroup owns one tile of LISTS lists of one kv (query
+// heads of a group, rows), so that memory is read once for all of them.
+//
+// Which tokens are kept: the n_heavy-th highest of the invocations' best ranks bounds the tile's n_heavy-th
+// highest rank from below (n_heavy invocations hold one at least as high), and hardly more than n_heavy
+// tokens reach it. They are all kept where they fit; else (ties, or fewer invocations with candidates than n_heavy)
+// a radix select over all ranks finds exactly the n_heavy best. Either way a list's best are among them.
+// The rest of the workgroups own a word of new codes each, see \`code_word.wgsl\`; preconditions as code_candidates.
+
+override WG: u32;
+override LISTS: u32;  // lists per workgroup
+
+@group(0) @binding(1) var<storage, read> query: array<f32>;
+@group(0) @binding(2) var<storage, read> centroids: array<f32>;
+@group(0) @binding(3) var<storage, read_write> codes: array<u32>;
+@group(0) @binding(4) var<storage, read> new_keys: array<f32>;
+@group(0) @binding(5) var<storage, read> phi: array<f32>;
+@group(0) @binding(6) var<storage, read_write> candidate_ranks: array<u32>;
+@group(0) @binding(7) var<storage, read_write> candidate_ix: array<u32>;
+
+var<workgroup> wg_kept: u32;
+
+var<private> ranks: array<vec4u, WORDS>;
+var<private> best: u32;
+var<private> counts_all: bool;
+
+fn count_ranks(lane: u32, shift: u32, key: u32) {
+  if (counts_all) {
+    for (var w = 0u; w < WORDS; w++) {
+      for (var s = 0u; s < 4u; s++) { count_rank(ranks[w][s], shift, key); }
+    }
+  } else {
+    count_rank(best, shift, key);
+  }
+}
+
+fn score_tile(lane: u32, list_ix: u32, first_word: u32) {
+  let row = params.rows[list_ix % params.n_rows];
+  let stride = params.coded_stride / 4u;
+  let first_group = kv_of_list(list_ix) * SUBVECTORS;
+  best = NO_CANDIDATE;
+  for (var w = 0u; w < WORDS; w++) {
+    let word_ix = first_word + w;
+    var four = vec4u(NO_CANDIDATE);
+    if (word_ix * 4u < row.cand_end && word_ix * 4u + 4u > row.cand_begin) {
+      var score = look_up(lane, 0u, codes[first_group * stride + word_ix]);
+      for (var m = 1u; m < SUBVECTORS; m++) {
+        score += look_up(lane, m, codes[(first_group + m) * stride + word_ix]);
+      }
+      let i = vec4u(0u, 1u, 2u, 3u) + word_ix * 4u;
+      let is_candidate = (i >= vec4u(row.cand_begin)) & (i < vec4u(row.cand_end));
+      let all = vec4u(rank_of(score.x), rank_of(score.y), rank_of(score.z), rank_of(score.w));
+      four = select(four, all, is_candidate);
+      best = max(best, max(max(four.x, four.y), max(four.z, four.w)));
+    }
+    ranks[w] = four;
+  }
+}
+
+// (ranks above the threshold, ranks equal to it) among this invocation's.
+fn count_mine(kth: Kth) -> vec2u {
+  var mine = vec2u();
+  for (var w = 0u; w < WORDS; w++) {
+    let leading = ranks[w] >> vec4u(kth.shift);
+    let is_there = ranks[w] != vec4u(NO_CANDIDATE);
+    mine.x += dot(vec4u(is_there & (leading > vec4u(kth.key))), vec4u(1u));
+    mine.y += dot(vec4u(is_there & (leading == vec4u(kth.key))), vec4u(1u));
+  }
+  return mine;
+}
+
+// In uniform control flow only.
+fn keep_tile(lane: u32, list_ix: u32, tile: u32) {
+  let n_heavy = params.rows[list_ix % params.n_rows].n_heavy;
+  let first_word = (tile * WG + lane) * WORDS;
+  score_tile(lane, list_ix, first_word);
+
+  // A bound from the invocations' best: two digits are as sharp as it need be.
+  counts_all = false;
+  count_ranks(lane, 21u, 0u);
+  workgroupBarrier();
+  var bin = choose_bin(lane, n_heavy);
+  var kth = Kth(bin.x, 21u, 0xffffu);
+  if (bin.z > 0u) {
+    count_ranks(lane, 10u, kth.key);
+    workgroupBarrier();
+    bin = choose_bin(lane, bin.y);
+    kth = Kth((kth.key << 11u) | bin.x, 10u, 0xffffu);
+  }
+
+  var mine = count_mine(kth);
+  var upto = scan_inclusive(lane, mine);
+  if (lane == WG - 1u) { wg_kept = upto.x + upto.y; }
+  var n_kept = workgroupUniformLoad(&wg_kept);
+  if (n_kept > kept()) {
+    counts_all = true;
+    kth = find_kth(lane, n_heavy);
+    mine = count_mine(kth);
+    upto = scan_inclusive(lane, mine);
+    n_kept = n_heavy;
+  }
+
+  let out = list_ix * tiles_stride() + tile * kept();
+  if (mine.x + mine.y > 0u) {
+    var at = upto - mine;
+    for (var w = 0u; w < WORDS; w++) {
+      for (var s = 0u; s < 4u; s++) {
+        let rank = ranks[w][s];
+        let leading = rank >> kth.shift;
+        let is_above = rank != NO_CANDIDATE && leading > kth.key;
+        let is_equal = rank != NO_CANDIDATE && leading == kth.key;
+        if (is_above || (is_equal && at.y < kth.need)) {
+          let slot = out + at.x + min(at.y, kth.need);
+          candidate_ranks[slot] = rank;
+          candidate_ix[slot] = (first_word + w) * 4u + s;
+        }
+        at += vec2u(u32(is_above), u32(is_equal));
+      }
+    }
+  }
+  for (var slot = n_kept + lane; slot < kept(); slot += WG) {
+    candidate_ranks[out + slot] = NO_CANDIDATE;
+  }
+}
+
+@compute @workgroup_size(WG)
+fn code_tiles(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups);
+  let lists_of_kv = HEADS / KV_HEADS * params.n_rows;
+  let n_parts = (lists_of_kv + LISTS - 1u) / LISTS;
+  let n_tile_jobs = BATCH * KV_HEADS * n_parts * n_tiles();
+  if (ix < n_tile_jobs) {
+    let tile = ix % n_tiles();
+    let kv = ix / n_tiles() / n_parts;
+    let first = ix / n_tiles() % n_parts * LISTS;
+    for (var l = first; l < min(first + LISTS, lists_of_kv); l++) {
+      let list_ix = kv * lists_of_kv + l;
+      if (params.rows[list_ix % params.n_rows].n_heavy > 0u) {
+        fill_table(lane, list_ix, kv * SUBVECTORS);
+        keep_tile(lane, list_ix, tile);
+        workgroupBarrier();
+      }
+    }
+  } else if (params.n_beside > 0u && ix - n_tile_jobs < BATCH * KV_HEADS * SUBVECTORS * n_new_words()) {
+    code_word(lane, ix - n_tile_jobs);
+  }
+}
+`,
+  "score/dot.wgsl": `// Shared part of the kernels in which one invocation computes a whole table entry: the product of a
+// subvector of the query and a centroid, summed in the order of \`columns.wgsl\`. Needs query and centroids.
+
+// Columns j .. j + 3; those past the end are 0 and add nothing.
+fn query_columns(at: u32, j: u32) -> vec4f {
+  var x = vec4f();
+  for (var s = 0u; s < 4u; s++) {
+    if (j + s < SUB_WIDTH) { x[s] = query[at + j + s]; }
+  }
+  return x;
+}
+
+fn centroid_columns(at: u32, j: u32) -> vec4f {
+  var x = vec4f();
+  for (var s = 0u; s < 4u; s++) {
+    if (j + s < SUB_WIDTH) { x[s] = centroids[at + j + s]; }
+  }
+  return x;
+}
+
+fn product(query_at: u32, centroid_at: u32) -> f32 {
+  var a = vec4f();
+  var b = vec4f();
+  var c = vec4f();
+  var d = vec4f();
+  for (var j = 0u; j < SUB_WIDTH; j += N_PARTS) {
+    a = fma(query_columns(query_at, j), centroid_columns(centroid_at, j), a);
+    b = fma(query_columns(query_at, j + 4u), centroid_columns(centroid_at, j + 4u), b);
+    c = fma(query_columns(query_at, j + 8u), centroid_columns(centroid_at, j + 8u), c);
+    d = fma(query_columns(query_at, j + 12u), centroid_columns(centroid_at, j + 12u), d);
+  }
+  return add_parts(a, b, c, d);
 }
 `,
   "score/gather.wgsl": `// gather: gathered[l, m, i] = lut[l, m, code[kv(l), m, i]].
@@ -472,11 +810,7 @@ fn fill_table(lane: u32, list_ix: u32, first_group: u32) {
   for (var e = lane; e < TABLE_ENTRIES; e += WG) {
     let query_at = (list_ix * SUBVECTORS + e / CENTROIDS) * SUB_WIDTH;
     let centroid_at = (first_group * CENTROIDS + e) * CENTROID_WIDTH;
-    var sum = 0.0;
-    for (var j = 0u; j < SUB_WIDTH; j++) {
-      sum = add_product(sum, query[query_at + j], centroids[centroid_at + j]);
-    }
-    wg_lut[e] = sum;
+    wg_lut[e] = product(query_at, centroid_at);
   }
 }
 
@@ -487,6 +821,68 @@ fn look_up(m: u32, word: u32) -> vec4f {
     wg_lut[first + ((word >> 8u) & 0xffu)],
     wg_lut[first + ((word >> 16u) & 0xffu)],
     wg_lut[first + (word >> 24u)],
+  );
+}
+`,
+  "score/lookup_split.wgsl": `// Shared part of the kernels that score packed codes through a table in workgroup memory, for large workgroups:
+// 16 invocations share a table entry, so that neighbours read neighbouring columns, and every entry lies
+// REPLICAS times side by side: invocation \`lane\` reads copy lane % REPLICAS, and with 32 copies no two
+// invocations of a subgroup of 32 meet in a bank. Needs query, centroids and WG, a multiple of 16.
+
+override REPLICAS: u32;    // a power of two
+override PART_ROWS: u32;   // table entries that are summed between two barriers
+override TABLE_ENTRIES: u32 = SUBVECTORS * CENTROIDS;
+
+const PART_STRIDE = N_PARTS + 1u;  // odd, so that the invocations that add up rows meet in no bank
+
+override LUT_WORDS: u32 = TABLE_ENTRIES * REPLICAS;
+override PART_WORDS: u32 = PART_ROWS * PART_STRIDE;
+
+var<workgroup> wg_lut: array<f32, LUT_WORDS>;    // 4 * M * C * REPLICAS bytes
+var<workgroup> wg_parts: array<f32, PART_WORDS>; // 68 * PART_ROWS bytes
+
+fn sum_of_parts(row: u32) -> f32 {
+  let at = row * PART_STRIDE;
+  return add_parts(
+    vec4f(wg_parts[at], wg_parts[at + 1u], wg_parts[at + 2u], wg_parts[at + 3u]),
+    vec4f(wg_parts[at + 4u], wg_parts[at + 5u], wg_parts[at + 6u], wg_parts[at + 7u]),
+    vec4f(wg_parts[at + 8u], wg_parts[at + 9u], wg_parts[at + 10u], wg_parts[at + 11u]),
+    vec4f(wg_parts[at + 12u], wg_parts[at + 13u], wg_parts[at + 14u], wg_parts[at + 15u]),
+  );
+}
+
+// Ends with a barrier.
+fn fill_table(lane: u32, list_ix: u32, first_group: u32) {
+  let part = lane % N_PARTS;
+  for (var first = 0u; first < TABLE_ENTRIES; first += PART_ROWS) {
+    let n_rows = min(PART_ROWS, TABLE_ENTRIES - first);
+    for (var row = lane / N_PARTS; row < n_rows; row += WG / N_PARTS) {
+      let e = first + row;
+      let query_at = (list_ix * SUBVECTORS + e / CENTROIDS) * SUB_WIDTH;
+      let centroid_at = (first_group * CENTROIDS + e) * CENTROID_WIDTH;
+      var sum = 0.0;
+      for (var j = part; j < SUB_WIDTH; j += N_PARTS) {
+        sum = fma(query[query_at + j], centroids[centroid_at + j], sum);
+      }
+      wg_parts[row * PART_STRIDE + part] = sum;
+    }
+    workgroupBarrier();
+    for (var row = lane; row < n_rows; row += WG) { wg_parts[row * PART_STRIDE + N_PARTS] = sum_of_parts(row); }
+    workgroupBarrier();
+    for (var t = lane; t < n_rows * REPLICAS; t += WG) {
+      wg_lut[first * REPLICAS + t] = wg_parts[t / REPLICAS * PART_STRIDE + N_PARTS];
+    }
+    workgroupBarrier();
+  }
+}
+
+fn look_up(lane: u32, m: u32, word: u32) -> vec4f {
+  let first = m * CENTROIDS * REPLICAS + lane % REPLICAS;
+  return vec4f(
+    wg_lut[first + (word & 0xffu) * REPLICAS],
+    wg_lut[first + ((word >> 8u) & 0xffu) * REPLICAS],
+    wg_lut[first + ((word >> 16u) & 0xffu) * REPLICAS],
+    wg_lut[first + (word >> 24u) * REPLICAS],
   );
 }
 `,
@@ -508,14 +904,6 @@ override WG: u32;
 @group(0) @binding(3) var<storage, read> codes: array<u32>;
 @group(0) @binding(4) var<storage, read_write> scores: array<f32>;
 
-fn entry(query_at: u32, centroid_at: u32) -> f32 {
-  var sum = 0.0;
-  for (var j = 0u; j < SUB_WIDTH; j++) {
-    sum = add_product(sum, query[query_at + j], centroids[centroid_at + j]);
-  }
-  return sum;
-}
-
 @compute @workgroup_size(WG)
 fn score(
   @builtin(workgroup_id) workgroup_id: vec3u,
@@ -529,10 +917,10 @@ fn score(
     let first_group = kv_of_list(list_ix) * SUBVECTORS;
     let first_query = list_ix * SUBVECTORS * SUB_WIDTH;
 
-    var score = entry(first_query, (first_group * CENTROIDS + code_at(first_group, i)) * CENTROID_WIDTH);
+    var score = product(first_query, (first_group * CENTROIDS + code_at(first_group, i)) * CENTROID_WIDTH);
     for (var m = 1u; m < SUBVECTORS; m++) {
       let centroid = (first_group + m) * CENTROIDS + code_at(first_group + m, i);
-      score += entry(first_query + m * SUB_WIDTH, centroid * CENTROID_WIDTH);
+      score += product(first_query + m * SUB_WIDTH, centroid * CENTROID_WIDTH);
     }
 
     scores[list_ix * params.coded_stride + i] = score;
@@ -654,12 +1042,7 @@ fn table(
     let query_at = (list_ix * SUBVECTORS + m) * SUB_WIDTH;
     let centroid_at = ((kv_of_list(list_ix) * SUBVECTORS + m) * CENTROIDS + c) * CENTROID_WIDTH;
 
-    var sum = 0.0;
-    for (var j = 0u; j < SUB_WIDTH; j++) {
-      sum = add_product(sum, query[query_at + j], centroids[centroid_at + j]);
-    }
-
-    lut[ix] = sum;
+    lut[ix] = product(query_at, centroid_at);
   }
 }
 `,
@@ -673,12 +1056,7 @@ fn table(
 // candidate_ranks: u32[B, H, rows, tiles, kept], 0 where the tile has fewer candidates
 // candidate_ix:    u32[B, H, rows, tiles, kept], position among the coded tokens, ascending
 //
-// One workgroup owns one tile of one list; invocation \`lane\` scores words lane, lane + WG, ... of it. The
-// rank of the tile's last taken token is found by radix select with a scan instead of a loop over the
-// digits; an ordered compaction then keeps tokens ascending, ties to the lower. A list's best n_heavy are
-// among its tiles' best n_heavy. Preconditions: coded_stride is a multiple of 4, WG is 256 (one
-// invocation per digit), TILE is a multiple of 4 * WG.
-// Source: radix select as in Alabi, Blanchard, Gordon, Steinbach 2012.
+// One workgroup owns one tile of one list; see \`keep_best.wgsl\`.
 
 override WG: u32;
 
@@ -688,7 +1066,31 @@ override WG: u32;
 @group(0) @binding(4) var<storage, read_write> candidate_ranks: array<u32>;
 @group(0) @binding(5) var<storage, read_write> candidate_ix: array<u32>;
 
-var<workgroup> wg_ranks: array<vec4u, TILE / 4u>;       // 4 * TILE bytes
+@compute @workgroup_size(WG)
+fn candidates(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups);
+  if (ix < n_lists() * n_tiles()) {
+    keep_best(lane, ix / n_tiles(), ix % n_tiles());
+  }
+}
+`,
+  "score_topk/keep_best.wgsl": `// Shared part of the kernels that score a tile and keep its best tokens; ranks live in workgroup memory and
+// scores are never stored. Needs query, centroids, codes, candidate_ranks, candidate_ix, WG and scan_inclusive.
+//
+// One workgroup owns one tile of one list; invocation \`lane\` scores words lane, lane + WG, ... of it. The
+// rank of the tile's last taken token is found by radix select with a scan instead of a loop over the
+// digits; an ordered compaction then keeps tokens ascending, ties to the lower. A list's best n_heavy are
+// among its tiles' best n_heavy. Preconditions: coded_stride is a multiple of 4, WG is 256 (one
+// invocation per digit), TILE is a multiple of 4 * WG.
+// Source: radix select as in Alabi, Blanchard, Gordon, Steinbach 2012.
+
+override TILE_WORDS: u32 = TILE / 4u;
+
+var<workgroup> wg_ranks: array<vec4u, TILE_WORDS>;      // 4 * TILE bytes
 var<workgroup> wg_histogram: array<atomic<u32>, WG>;    // 1 KiB
 var<workgroup> wg_chosen: vec2u;                        // prefix so far, ranks still to take
 
@@ -704,7 +1106,7 @@ fn count_digit(rank: u32, shift: u32, prefix: u32) {
 fn narrow(lane: u32, shift: u32, chosen: vec2u) -> vec2u {
   atomicStore(&wg_histogram[lane], 0u);
   workgroupBarrier();
-  for (var w = lane; w < TILE / 4u; w += WG) {
+  for (var w = lane; w < TILE_WORDS; w += WG) {
     let ranks = wg_ranks[w];
     count_digit(ranks.x, shift, chosen.x);
     count_digit(ranks.y, shift, chosen.x);
@@ -721,78 +1123,69 @@ fn narrow(lane: u32, shift: u32, chosen: vec2u) -> vec2u {
   return workgroupUniformLoad(&wg_chosen);
 }
 
-@compute @workgroup_size(WG)
-fn candidates(
-  @builtin(workgroup_id) workgroup_id: vec3u,
-  @builtin(num_workgroups) num_workgroups: vec3u,
-  @builtin(local_invocation_index) lane: u32,
-) {
-  let ix = job_ix(workgroup_id, num_workgroups);
-  if (ix < n_lists() * n_tiles()) {
-    let list_ix = ix / n_tiles();
-    let tile = ix % n_tiles();
-    let row = params.rows[list_ix % params.n_rows];
-    let stride = params.coded_stride / 4u;
-    let first_group = kv_of_list(list_ix) * SUBVECTORS;
-    fill_table(lane, list_ix, first_group);
-    workgroupBarrier();
+// In uniform control flow only.
+fn keep_best(lane: u32, list_ix: u32, tile: u32) {
+  let row = params.rows[list_ix % params.n_rows];
+  let stride = params.coded_stride / 4u;
+  let first_group = kv_of_list(list_ix) * SUBVECTORS;
+  fill_table(lane, list_ix, first_group);
+  workgroupBarrier();
 
-    var n_mine = 0u;
-    for (var w = lane; w < TILE / 4u; w += WG) {
-      let word_ix = tile * (TILE / 4u) + w;
-      var ranks = vec4u(NO_CANDIDATE);
-      if (word_ix * 4u < row.cand_end) {
-        var score = look_up(0u, codes[first_group * stride + word_ix]);
-        for (var m = 1u; m < SUBVECTORS; m++) {
-          score += look_up(m, codes[(first_group + m) * stride + word_ix]);
-        }
-        let i = vec4u(0u, 1u, 2u, 3u) + word_ix * 4u;
-        let is_candidate = (i >= vec4u(row.cand_begin)) & (i < vec4u(row.cand_end));
-        let all = vec4u(rank_of(score.x), rank_of(score.y), rank_of(score.z), rank_of(score.w));
-        ranks = select(ranks, all, is_candidate);
-        n_mine += dot(vec4u(is_candidate), vec4u(1u));
+  var n_mine = 0u;
+  for (var w = lane; w < TILE_WORDS; w += WG) {
+    let word_ix = tile * TILE_WORDS + w;
+    var ranks = vec4u(NO_CANDIDATE);
+    if (word_ix * 4u < row.cand_end) {
+      var score = look_up(0u, codes[first_group * stride + word_ix]);
+      for (var m = 1u; m < SUBVECTORS; m++) {
+        score += look_up(m, codes[(first_group + m) * stride + word_ix]);
       }
-      wg_ranks[w] = ranks;
+      let i = vec4u(0u, 1u, 2u, 3u) + word_ix * 4u;
+      let is_candidate = (i >= vec4u(row.cand_begin)) & (i < vec4u(row.cand_end));
+      let all = vec4u(rank_of(score.x), rank_of(score.y), rank_of(score.z), rank_of(score.w));
+      ranks = select(ranks, all, is_candidate);
+      n_mine += dot(vec4u(is_candidate), vec4u(1u));
     }
+    wg_ranks[w] = ranks;
+  }
 
-    // How many the tile keeps: all of its candidates, or n_heavy of them.
-    let counted = scan_inclusive(lane, vec2u(n_mine, 0u)).x;
-    if (lane == WG - 1u) { wg_chosen = vec2u(0u, min(counted, row.n_heavy)); }
-    var chosen = workgroupUniformLoad(&wg_chosen);
-    let n_kept = chosen.y;
-    if (n_kept > 0u) {
-      for (var shift = 24i; shift >= 0i; shift -= 8i) {
-        chosen = narrow(lane, u32(shift), chosen);
-      }
+  // How many the tile keeps: all of its candidates, or n_heavy of them.
+  let counted = scan_inclusive(lane, vec2u(n_mine, 0u)).x;
+  if (lane == WG - 1u) { wg_chosen = vec2u(0u, min(counted, row.n_heavy)); }
+  var chosen = workgroupUniformLoad(&wg_chosen);
+  let n_kept = chosen.y;
+  if (n_kept > 0u) {
+    for (var shift = 24i; shift >= 0i; shift -= 8i) {
+      chosen = narrow(lane, u32(shift), chosen);
     }
-    let threshold = chosen.x;
-    let need = chosen.y;
+  }
+  let threshold = chosen.x;
+  let need = chosen.y;
 
-    // (ranks above the threshold, ranks equal to it) before this invocation's word.
-    let out = list_ix * tiles_stride() + tile * kept();
-    var before = vec2u(0u);
-    for (var first = 0u; n_kept > 0u && first < TILE / 4u; first += WG) {
-      let ranks = wg_ranks[first + lane];
-      let above = ranks > vec4u(threshold);
-      let equal = ranks == vec4u(threshold);
-      let mine = vec2u(dot(vec4u(above), vec4u(1u)), dot(vec4u(equal), vec4u(1u)));
-      let upto = before + scan_inclusive(lane, mine);
-      var at = upto - mine;
-      for (var s = 0u; s < 4u; s++) {
-        let is_taken = above[s] || (equal[s] && at.y < need);
-        if (is_taken) {
-          let slot = out + at.x + min(at.y, need);
-          candidate_ranks[slot] = ranks[s];
-          candidate_ix[slot] = tile * TILE + (first + lane) * 4u + s;
-        }
-        at += vec2u(u32(above[s]), u32(equal[s]));
+  // (ranks above the threshold, ranks equal to it) before this invocation's word.
+  let out = list_ix * tiles_stride() + tile * kept();
+  var before = vec2u(0u);
+  for (var first = 0u; n_kept > 0u && first < TILE_WORDS; first += WG) {
+    let ranks = wg_ranks[first + lane];
+    let above = ranks > vec4u(threshold);
+    let equal = ranks == vec4u(threshold);
+    let mine = vec2u(dot(vec4u(above), vec4u(1u)), dot(vec4u(equal), vec4u(1u)));
+    let upto = before + scan_inclusive(lane, mine);
+    var at = upto - mine;
+    for (var s = 0u; s < 4u; s++) {
+      let is_taken = above[s] || (equal[s] && at.y < need);
+      if (is_taken) {
+        let slot = out + at.x + min(at.y, need);
+        candidate_ranks[slot] = ranks[s];
+        candidate_ix[slot] = tile * TILE + (first + lane) * 4u + s;
       }
-      if (lane == WG - 1u) { wg_chosen = upto; }
-      before = workgroupUniformLoad(&wg_chosen);
+      at += vec2u(u32(above[s]), u32(equal[s]));
     }
-    for (var slot = n_kept + lane; slot < kept(); slot += WG) {
-      candidate_ranks[out + slot] = NO_CANDIDATE;
-    }
+    if (lane == WG - 1u) { wg_chosen = upto; }
+    before = workgroupUniformLoad(&wg_chosen);
+  }
+  for (var slot = n_kept + lane; slot < kept(); slot += WG) {
+    candidate_ranks[out + slot] = NO_CANDIDATE;
   }
 }
 `,
@@ -834,10 +1227,11 @@ fn merge(
   "score_topk/tiles.wgsl": `// How the candidates of a tile lie: candidate_ranks and candidate_ix are u32[lists, tiles, kept()], tiles by
 // capacity, so that rows do not move as tokens come.
 
-override TILE: u32;  // tokens per tile, a multiple of 4
+override TILE: u32;   // tokens per tile, a multiple of 4
+override SLACK: u32;  // candidates that a tile may keep beyond the most that a list takes
 
 fn n_tiles() -> u32 { return (params.n_coded + TILE - 1u) / TILE; }
-fn kept() -> u32 { return min(params.heavy_stride, TILE); }
+fn kept() -> u32 { return min(params.heavy_stride + SLACK, TILE); }
 fn tiles_stride() -> u32 { return (params.coded_stride + TILE - 1u) / TILE * kept(); }
 `,
   "topk/bitonic.wgsl": `// Shared part of every kernel that sorts with one workgroup: the comparators of a bitonic network
@@ -864,6 +1258,78 @@ fn gap_pair(t: u32, gap: u32) -> vec2u {
 // n rounded up to a power of two; n is at least 1.
 fn power_of_two(n: u32) -> u32 {
   return 1u << (32u - countLeadingZeros(n - 1u));
+}
+`,
+  "topk/kth.wgsl": `// Shared part of the kernels that find the K-th highest of many ranks with one workgroup: radix select with
+// digits of 11, 11 and 10 bits from the top, stopping as soon as a digit separates. All invocations search
+// the histogram at once. Needs WG (a power of two up to 2,048), scan_sum, and of the kernel:
+//   count_ranks(lane, shift, key): calls count_rank for every rank
+//
+// Source: radix select as in Alabi, Blanchard, Gordon, Steinbach 2012.
+
+const N_BINS = 2048u;
+
+var<workgroup> wg_bins: array<atomic<u32>, N_BINS>;  // 8 KiB; all 0 between two digits
+var<workgroup> wg_bin: vec3u;
+
+// Ranks whose leading digits, rank >> shift, are above key are among the best; of those equal to key, \`need\`
+// are, by position.
+struct Kth {
+  key: u32,
+  shift: u32,
+  need: u32,
+}
+
+// Counts a rank if the digits above this one are those chosen so far. 0 is no candidate.
+fn count_rank(rank: u32, shift: u32, key: u32) {
+  if (rank != NO_CANDIDATE) {
+    if (shift == 21u) {
+      atomicAdd(&wg_bins[rank >> 21u], 1u);
+    } else if (shift == 10u) {
+      if (rank >> 21u == key) { atomicAdd(&wg_bins[(rank >> 10u) & 0x7ffu], 1u); }
+    } else if (rank >> 10u == key) {
+      atomicAdd(&wg_bins[rank & 0x3ffu], 1u);
+    }
+  }
+}
+
+// The bin that holds the need-th highest rank, how many of it are needed and how many it holds; (0, need, 0)
+// where fewer than \`need\` were counted. Clears the histogram.
+fn choose_bin(lane: u32, need: u32) -> vec3u {
+  let per_lane = N_BINS / WG;
+  let top = N_BINS - 1u - lane * per_lane;
+  var mine = 0u;
+  for (var k = 0u; k < per_lane; k++) { mine += atomicLoad(&wg_bins[top - k]); }
+  let upto = scan_sum(lane, mine);
+  if (upto >= need && upto - mine < need) {
+    var above = upto - mine;
+    for (var k = 0u; k < per_lane; k++) {
+      let here = atomicLoad(&wg_bins[top - k]);
+      if (above < need && above + here >= need) { wg_bin = vec3u(top - k, need - above, here); }
+      above += here;
+    }
+  }
+  if (lane == WG - 1u && upto < need) { wg_bin = vec3u(0u, need, 0u); }
+  for (var k = 0u; k < per_lane; k++) { atomicStore(&wg_bins[top - k], 0u); }
+  return workgroupUniformLoad(&wg_bin);
+}
+
+// Precondition: at least \`need\` ranks are candidates, need > 0.
+fn find_kth(lane: u32, need: u32) -> Kth {
+  var shift = 21u;
+  count_ranks(lane, shift, 0u);
+  workgroupBarrier();
+  var bin = choose_bin(lane, need);
+  var key = bin.x;
+  while (shift > 0u && bin.y < bin.z) {
+    let bits = select(10u, 11u, shift == 21u);
+    shift -= bits;
+    count_ranks(lane, shift, key);
+    workgroupBarrier();
+    bin = choose_bin(lane, bin.y);
+    key = (key << bits) | bin.x;
+  }
+  return Kth(key, shift, bin.y);
 }
 `,
   "topk/mask.wgsl": `// mask: rank[l, i] = rank_of(score[l, i]) for candidates, 0 for coded tokens in sink or window.
@@ -1017,22 +1483,55 @@ fn rank_of(score: f32) -> u32 {
   return select(bits | 0x80000000u, ~bits, bits > 0x7fffffffu);
 }
 `,
-  "topk/scan.wgsl": `// Shared part of the kernels that count with one workgroup. Needs WG.
+  "topk/scan.wgsl": `// Shared part of the kernels that count with one workgroup: prefix sums with one barrier per doubling, in
+// two buffers by turns (Hillis, Steele 1986). Needs WG. A barrier must separate two calls.
 
-var<workgroup> wg_scan: array<vec2u, WG>;  // 8 bytes per invocation
+override SCAN_WORDS: u32 = 2u * WG;  // named: two unnamed lengths in one module crash Naga 29
 
-// Inclusive prefix sums over the workgroup (Hillis, Steele 1986).
-fn scan_inclusive(lane: u32, value: vec2u) -> vec2u {
-  wg_scan[lane] = value;
+var<workgroup> wg_scan: array<u32, SCAN_WORDS>;  // 8 bytes per invocation
+
+// Inclusive prefix sums over the workgroup.
+fn scan_sum(lane: u32, value: u32) -> u32 {
+  var sum = value;
+  var at = 0u;
+  wg_scan[lane] = sum;
   workgroupBarrier();
   for (var step = 1u; step < WG; step *= 2u) {
-    var sum = wg_scan[lane];
-    if (lane >= step) { sum += wg_scan[lane - step]; }
-    workgroupBarrier();
-    wg_scan[lane] = sum;
+    if (lane >= step) { sum += wg_scan[at + lane - step]; }
+    at = WG - at;
+    wg_scan[at + lane] = sum;
     workgroupBarrier();
   }
-  return wg_scan[lane];
+  return sum;
+}
+`,
+  "topk/scan_pair.wgsl": `// Shared part of the kernels that count two things at once. Needs scan_sum. Totals stay below 65,536.
+
+fn scan_inclusive(lane: u32, value: vec2u) -> vec2u {
+  let sum = scan_sum(lane, value.x | (value.y << 16u));
+  return vec2u(sum & 0xffffu, sum >> 16u);
+}
+`,
+  "topk/scan_subgroup.wgsl": `// Shared part of the kernels that count with one workgroup: prefix sums within subgroups, then over
+// subgroups: one barrier in place of one per doubling. Needs WG; invocations lie in subgroups in order of
+// their index (a test checks it). A barrier must separate two calls.
+
+enable subgroups;
+
+override SUBGROUP_SIZE: u32;
+override N_SUBGROUPS: u32 = (WG + SUBGROUP_SIZE - 1u) / SUBGROUP_SIZE;
+
+var<workgroup> wg_scan: array<u32, N_SUBGROUPS>;  // 4 bytes per subgroup
+
+// Inclusive prefix sums over the workgroup.
+fn scan_sum(lane: u32, value: u32) -> u32 {
+  let subgroup = lane / SUBGROUP_SIZE;
+  let within = subgroupInclusiveAdd(value);
+  if (lane % SUBGROUP_SIZE == SUBGROUP_SIZE - 1u) { wg_scan[subgroup] = within; }
+  workgroupBarrier();
+  var before = 0u;
+  for (var i = lane % SUBGROUP_SIZE; i < subgroup; i += SUBGROUP_SIZE) { before += wg_scan[i]; }
+  return subgroupAdd(before) + within;
 }
 `,
   "topk/topk.wgsl": `// topk: the n_heavy highest ranks of a list, best first; equal ranks by position, lower first.
@@ -1065,6 +1564,112 @@ fn topk(
   let n_heavy = params.rows[list_ix % params.n_rows].n_heavy;
   if (list_ix < n_lists() && n_heavy > 0u) {
     pick_best(lane, list_ix, n_heavy);
+  }
+}
+`,
+  "topk_list/merge_list.wgsl": `// merge_list: the n_heavy best of the tiles' candidates of a list, ties to the lower token, between sink and
+// window: indices[l, :] = [sink | heavy | window], ascending; lengths[l] = how many; weights[l, :] = 1 at them.
+// Stages: top-K and list (e05). Replaces merge, offset, concat, sort, zeros and scatter of e04.
+//
+// candidate_ranks: u32[B, H, rows, tiles, kept], 0 where a tile has fewer
+// candidate_ix:    u32[B, H, rows, tiles, kept], ascending where the rank is not 0
+// indices:         u32[B, H, rows, list_stride]
+// lengths:         u32[B, H, rows]
+// weights:         f32[B, H, rows, weight_stride], if weights are written
+//
+// One workgroup owns one list. Candidates come in the order of their tokens, and so does what an ordered
+// compaction keeps of them: nothing is sorted. The sink ends before the first candidate and the window begins
+// after the last. A short sequence lists everything: its row has n_sink = n_tokens.
+// Precondition: at least n_heavy ranks are above 0.
+
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read> candidate_ranks: array<u32>;
+@group(0) @binding(2) var<storage, read> candidate_ix: array<u32>;
+@group(0) @binding(3) var<storage, read_write> indices: array<u32>;
+@group(0) @binding(4) var<storage, read_write> lengths: array<u32>;
+
+var<workgroup> wg_before: vec2u;
+
+var<private> first_entry: u32;
+
+fn count_ranks(lane: u32, shift: u32, key: u32) {
+  for (var i = lane; i < n_tiles() * kept(); i += WG) {
+    count_rank(candidate_ranks[first_entry + i], shift, key);
+  }
+}
+
+fn put(list_ix: u32, at: u32, token: u32) {
+  indices[list_ix * params.list_stride + at] = token;
+  set_weight(list_ix, token, 1.0);
+}
+
+@compute @workgroup_size(WG)
+fn merge_list(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let list_ix = job_ix(workgroup_id, num_workgroups);
+  if (list_ix < n_lists()) {
+    let row = params.rows[list_ix % params.n_rows];
+    first_entry = list_ix * tiles_stride();
+    clear_weights(lane, list_ix);
+    storageBarrier();
+
+    for (var j = lane; j < row.n_sink; j += WG) { put(list_ix, j, j); }
+    for (var j = lane; j < row.n_tokens - row.window_begin; j += WG) {
+      put(list_ix, row.n_sink + row.n_heavy + j, row.window_begin + j);
+    }
+    if (lane == 0u) { lengths[list_ix] = row.list_length; }
+
+    if (row.n_heavy > 0u) {
+      let kth = find_kth(lane, row.n_heavy);
+      let n_entries = n_tiles() * kept();
+      // (ranks above the threshold, ranks equal to it) before the entries of this turn.
+      var before = vec2u();
+      for (var first = 0u; first < n_entries; first += WG) {
+        let i = first + lane;
+        var rank = NO_CANDIDATE;
+        if (i < n_entries) { rank = candidate_ranks[first_entry + i]; }
+        let leading = rank >> kth.shift;
+        let is_above = rank != NO_CANDIDATE && leading > kth.key;
+        let is_equal = rank != NO_CANDIDATE && leading == kth.key;
+        let flags = vec2u(u32(is_above), u32(is_equal));
+        let upto = before + scan_inclusive(lane, flags);
+        if (is_above || (is_equal && upto.y <= kth.need)) {
+          let at = upto.x + min(upto.y, kth.need) - 1u;
+          put(list_ix, row.n_sink + at, params.init_offset + candidate_ix[first_entry + i]);
+        }
+        if (lane == WG - 1u) { wg_before = upto; }
+        before = workgroupUniformLoad(&wg_before);
+      }
+    }
+  }
+}
+`,
+  "topk_list/weights_off.wgsl": `// In place of \`weights_on.wgsl\` where no weights are written.
+
+fn set_weight(list_ix: u32, token: u32, weight: f32) {}
+
+fn clear_weights(lane: u32, list_ix: u32) {}
+`,
+  "topk_list/weights_on.wgsl": `// How a kernel that makes lists keeps the dense weights: a row of them is 1 at the tokens of its list, else 0, and
+// only what the list before it had is cleared. Binding 5 is this part's.
+
+@group(0) @binding(5) var<storage, read_write> weights: array<f32>;
+
+fn set_weight(list_ix: u32, token: u32, weight: f32) {
+  weights[list_ix * params.weight_stride + token] = weight;
+}
+
+// Clears what the list has now; a barrier must follow before it is replaced.
+fn clear_weights(lane: u32, list_ix: u32) {
+  if (params.clears_previous == 1u) {
+    let length = lengths[list_ix];
+    for (var j = lane; j < length; j += WG) {
+      set_weight(list_ix, indices[list_ix * params.list_stride + j], 0.0);
+    }
   }
 }
 `,

@@ -33,8 +33,8 @@ export const E03: GpuPipelineDef = {
   change: "codes packed four per word; the table in workgroup memory, once per tile of 4,096 tokens",
   codes: packedCodes,
   kernels: kernelsWith(scoreLookup),
-  kernelsFor: ({ shape }, limits) =>
-    kernelsWith(tableBytes(shape) <= limits.maxComputeWorkgroupStorageSize ? scoreLookup : scorePacked),
+  kernelsFor: ({ config, device }) =>
+    kernelsWith(tableBytes(config.shape) <= device.limits.maxComputeWorkgroupStorageSize ? scoreLookup : scorePacked),
 };
 
 /** Scores by lookup in workgroup memory. */

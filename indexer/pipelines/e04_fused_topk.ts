@@ -20,6 +20,7 @@
 
 import { candidates, candidatesBytes, TILE } from "../../kernels/score_topk/candidates.ts";
 import { merge } from "../../kernels/score_topk/merge.ts";
+import type { ResolvedConfig } from "../config.ts";
 import { E03 } from "./e03_lookup.ts";
 import { gpuPipeline, type GpuPipelineDef } from "./gpu_layer.ts";
 import type { Pipeline } from "./pipeline.ts";
@@ -28,6 +29,11 @@ const REPLACED = new Set(["score_lookup", "mask"]);
 const KERNELS = E03.kernels.filter(({ name }) => !REPLACED.has(name))
   .flatMap((kernel) => kernel.name === "topk" ? [candidates, merge] : [kernel]);
 
+/** Whether a tile is much larger than what a list takes of it: K a quarter of it at most, and no ratio. */
+export function tilePays({ heavySize }: ResolvedConfig, tile: number): boolean {
+  return typeof heavySize === "number" && heavySize <= tile / 4;
+}
+
 /** The iteration as data, to derive others from. */
 export const E04: GpuPipelineDef = {
   ...E03,
@@ -35,10 +41,9 @@ export const E04: GpuPipelineDef = {
   title: "fused top-K",
   change: "score and top-K of a tile of 2,048 tokens in one kernel, then a merge: scores are never stored",
   kernels: KERNELS,
-  kernelsFor(config, limits) {
-    const heavy = typeof config.heavySize === "number" ? config.heavySize : Infinity;
-    const fits = candidatesBytes(config.shape) <= limits.maxComputeWorkgroupStorageSize;
-    return fits && heavy <= TILE / 4 ? KERNELS : E03.kernelsFor!(config, limits);
+  kernelsFor(context) {
+    const fits = candidatesBytes(context.config.shape) <= context.device.limits.maxComputeWorkgroupStorageSize;
+    return fits && tilePays(context.config, TILE) ? KERNELS : E03.kernelsFor!(context);
   },
 };
 

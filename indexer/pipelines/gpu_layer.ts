@@ -6,7 +6,7 @@
  */
 
 import { type GpuInput, type OwnedBuffer, type ResolvedInput, resolveInput } from "../../kernels/gpu/buffers.ts";
-import type { Gpu } from "../../kernels/gpu/device.ts";
+import type { DeviceFacts, Gpu } from "../../kernels/gpu/device.ts";
 import { type BufferDef, CompiledKernel, type Kernel } from "../../kernels/gpu/kernel.ts";
 import * as io from "../../kernels/layer/buffers.ts";
 import type { CodesFormat } from "../../kernels/quantize/codes.ts";
@@ -15,6 +15,16 @@ import { type Capacity, refuse, type ResolvedConfig } from "../config.ts";
 import type { Codebook } from "../reference.ts";
 import { Selection, type SelectionBuffers, type SelectionData } from "../selection.ts";
 import type { Layer, LayerContext, LayerStep, PassTarget, Pipeline } from "./pipeline.ts";
+
+/** What the choice of kernels may depend on. */
+export interface PlanContext {
+  /** The index's config. */
+  readonly config: ResolvedConfig;
+  /** The device. */
+  readonly device: DeviceFacts;
+  /** Whether dense weights are written. */
+  readonly weights: boolean;
+}
 
 /** A pipeline as plain data. */
 export interface GpuPipelineDef {
@@ -29,11 +39,17 @@ export interface GpuPipelineDef {
   /** Kernels of a step, in order; those that code keys find no work in a step without new ones. */
   readonly kernels: readonly Kernel[];
   /** The kernels for a config on a device, where not every shape can have `kernels`. Pure. */
-  readonly kernelsFor?: (config: ResolvedConfig, limits: GPUSupportedLimits) => readonly Kernel[];
+  readonly kernelsFor?: (context: PlanContext) => readonly Kernel[];
   /** Kernels that follow if weights are written. */
   readonly weightKernels: readonly Kernel[];
   /** WGSL texts by path, to run edited kernels; default: the project's own. */
   readonly wgslFiles?: Readonly<Record<string, string>>;
+}
+
+/** The kernels of a step, in order. Pure. */
+export function kernelsOf(def: GpuPipelineDef, context: PlanContext): readonly Kernel[] {
+  const kernels = def.kernelsFor?.(context) ?? def.kernels;
+  return context.weights ? [...kernels, ...def.weightKernels] : kernels;
 }
 
 /** Makes a pipeline of a list of kernels. */
@@ -75,6 +91,8 @@ export class GpuLayer implements Layer {
   readonly #writesWeights: boolean;
   readonly #params: OwnedBuffer;
   readonly #slotBytes: number;
+  /** Bound in place of an input that a step comes without. */
+  readonly #nothing: OwnedBuffer;
   readonly #packed = new Uint32Array(PARAMS_BYTES / 4);
   #slot = 0;
   /** Steps recorded since the caller last told, by any other call, that all were submitted. */
@@ -82,6 +100,8 @@ export class GpuLayer implements Layer {
   #owned = new Map<string, OwnedBuffer>();
   #uploads = new Map<string, OwnedBuffer>();
   #capacity: Capacity | undefined;
+  /** How the own weights lie that hold exactly the lists in the own buffers; undefined if they may not. */
+  #listed: string | undefined;
   /** Counts what invalidates earlier results. */
   #generation = 0;
 
@@ -92,7 +112,9 @@ export class GpuLayer implements Layer {
     kernels: readonly CompiledKernel[],
     params: OwnedBuffer,
     slotBytes: number,
+    nothing: OwnedBuffer,
   ) {
+    this.#nothing = nothing;
     this.#def = def;
     this.#gpu = gpu;
     this.#config = context.config;
@@ -107,8 +129,7 @@ export class GpuLayer implements Layer {
   /** Compiles the pipeline's kernels for this layer's shape (or finds them compiled). */
   static async create(def: GpuPipelineDef, context: LayerContext): Promise<GpuLayer> {
     const gpu = context.gpu!;
-    const planned = def.kernelsFor?.(context.config, gpu.limits) ?? def.kernels;
-    const list = context.weights ? [...planned, ...def.weightKernels] : planned;
+    const list = kernelsOf(def, { config: context.config, device: gpu, weights: context.weights });
     const kernels = await Promise.all(
       list.map((kernel) => CompiledKernel.create(gpu, kernel, context.config.shape, def.wgslFiles)),
     );
@@ -116,7 +137,7 @@ export class GpuLayer implements Layer {
     const slotBytes = Math.ceil(PARAMS_BYTES / alignment) * alignment;
     const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
     const params = await gpu.allocate("params", slotBytes * PARAM_SLOTS, usage);
-    return new GpuLayer(def, context, gpu, kernels, params, slotBytes);
+    return new GpuLayer(def, context, gpu, kernels, params, slotBytes, await gpu.allocate("nothing", 4));
   }
 
   async reserve(capacity: Capacity, nCoded: number): Promise<void> {
@@ -141,6 +162,7 @@ export class GpuLayer implements Layer {
       this.#owned.set(name, buffer);
     }
     this.#capacity = capacity;
+    this.#listed = undefined;
     this.#generation++;
     for (const kernel of this.#kernels) kernel.forgetBuffers();
   }
@@ -257,12 +279,17 @@ export class GpuLayer implements Layer {
     const query = await this.#upload(io.query.name, step.query);
     const newKeys = await this.#upload(io.newKeys.name, step.newKeys);
     const uploaded = { ...step, query, newKeys };
-    return await this.#gpu.submit("step", (encoder) => {
-      const pass = encoder.beginComputePass({ label: "step" });
-      const selection = this.#encode(pass, uploaded);
-      pass.end();
-      return selection;
-    });
+    try {
+      return await this.#gpu.submit("step", (encoder) => {
+        const pass = encoder.beginComputePass({ label: "step" });
+        const selection = this.#encode(pass, uploaded);
+        pass.end();
+        return selection;
+      });
+    } catch (error) {
+      this.#listed = undefined;
+      throw error;
+    }
   }
 
   /** Copies a typed array into a buffer that is kept for the next step; GPU buffers pass. */
@@ -347,7 +374,7 @@ export class GpuLayer implements Layer {
   }
 
   dispatches(step: LayerStep): number {
-    const shape = this.#stepShape(step);
+    const shape = { ...this.#stepShape(step), clearsPrevious: true };
     return this.#kernels.filter(({ kernel }) => kernel.work(this.#config.shape, shape).workgroups > 0).length;
   }
 
@@ -358,7 +385,8 @@ export class GpuLayer implements Layer {
       strides.listStride = out.listStride;
       strides.weightStride = out.weightStride ?? strides.weightStride;
     }
-    return { nCoded, nNew, firstNewKey, nNewKeys, initOffset, rows, ...strides };
+    const clearsPrevious = !out && this.#listed === layoutOf(rows.length, strides);
+    return { nCoded, nNew, firstNewKey, nNewKeys, initOffset, rows, clearsPrevious, ...strides };
   }
 
   /** The caller's buffers of a step, checked; typed arrays are not among them. */
@@ -386,6 +414,7 @@ export class GpuLayer implements Layer {
     const shape = this.#stepShape(step);
     const given = this.#resolve(step, shape);
     this.#generation++;
+    if (!step.out && step.rows.length > 0) this.#listed = layoutOf(step.rows.length, shape);
     const offset = this.#slot * this.#slotBytes;
     this.#slot = (this.#slot + 1) % PARAM_SLOTS;
     const words = packParams(shape, this.#packed);
@@ -396,7 +425,8 @@ export class GpuLayer implements Layer {
       buffer: (name) => {
         const input = given.get(name);
         if (input) return input;
-        const { buffer } = this.#owned.get(name)!;
+        // A kernel that does two things is bound to the inputs of both.
+        const { buffer } = this.#owned.get(name) ?? this.#nothing;
         return { buffer, offset: 0, size: buffer.size };
       },
     };
@@ -456,10 +486,16 @@ export class GpuLayer implements Layer {
   destroy(): void {
     this.#generation++;
     this.#params.destroy();
+    this.#nothing.destroy();
     for (const buffer of [...this.#owned.values(), ...this.#uploads.values()]) buffer.destroy();
     this.#owned.clear();
     this.#uploads.clear();
   }
+}
+
+/** Lists and weights of steps that agree in this lie in the same places. */
+function layoutOf(rows: number, strides: { readonly listStride: number; readonly weightStride: number }): string {
+  return `${rows} ${strides.listStride} ${strides.weightStride}`;
 }
 
 /** Outputs may not share bytes with each other or with inputs: the result would depend on chance. */

@@ -10,10 +10,13 @@ import { e01 } from "./e01_baseline.ts";
 import { e02 } from "./e02_fused_score.ts";
 import { e03 } from "./e03_lookup.ts";
 import { e04 } from "./e04_fused_topk.ts";
+import { e05 } from "./e05_fused_list.ts";
+import { e06 } from "./e06_fused_step.ts";
+import { e07 } from "./e07_tuned.ts";
 import type { Pipeline } from "./pipeline.ts";
 
 /** Every iteration, in the order in which the story tells them. */
-export const PIPELINES: readonly Pipeline[] = [e00, e01, e02, e03, e04];
+export const PIPELINES: readonly Pipeline[] = [e00, e01, e02, e03, e04, e05, e06, e07];
 
 /** The pipeline that an index uses if none is named: the last one on the GPU. */
 export const DEFAULT_PIPELINE: Pipeline = PIPELINES.findLast((pipeline) => pipeline.runsOn === "gpu")!;

@@ -42,6 +42,22 @@ export interface GpuInfo {
   readonly isSoftware: boolean;
 }
 
+/** What a plan may depend on. A {@linkcode Gpu} is one; a plain object serves to plan for another device. */
+export interface DeviceFacts {
+  /** The device's limits; plans read these. */
+  readonly limits: Pick<
+    GPUSupportedLimits,
+    | "maxComputeInvocationsPerWorkgroup"
+    | "maxComputeWorkgroupStorageSize"
+    | "maxStorageBufferBindingSize"
+    | "maxStorageBuffersPerShaderStage"
+  >;
+  /** Invocations per subgroup; 0 where subgroups cannot be used or their size varies. */
+  readonly subgroupSize: number;
+  /** The adapter. */
+  readonly info: Pick<GpuInfo, "isSoftware">;
+}
+
 /** Options of {@linkcode Gpu.create}. */
 export interface GpuOptions {
   /** Which adapter to prefer on machines with several. Default "high-performance". */
@@ -57,23 +73,26 @@ let sharedGpu: Promise<Gpu> | undefined;
  * Ownership: {@linkcode Gpu.create} owns its device and `destroy()` destroys it; with
  * {@linkcode Gpu.of} the device stays the caller's, and `destroy()` frees only our own buffers.
  */
-export class Gpu {
+export class Gpu implements DeviceFacts {
   /** The WebGPU device. */
   readonly device: GPUDevice;
   /** The adapter's description. */
   readonly info: GpuInfo;
   /** Features that the device was created with. */
   readonly features: ReadonlySet<string>;
+  /** Invocations per subgroup; 0 where the device has no subgroups or their size varies. */
+  readonly subgroupSize: number;
   /** Compiled kernels by source and overrides (see `kernel.ts`). */
   readonly compiled: Map<string, Promise<unknown>> = new Map();
   readonly #readback: Readback;
   readonly #ownsDevice: boolean;
   #lost: GpuDeviceLostError | undefined;
 
-  private constructor(device: GPUDevice, info: GpuInfo, ownsDevice: boolean) {
+  private constructor(device: GPUDevice, adapterInfo: GPUAdapterInfo | undefined, ownsDevice: boolean) {
     this.device = device;
-    this.info = info;
+    this.info = describe(adapterInfo);
     this.features = new Set(device.features as unknown as Iterable<string>);
+    this.subgroupSize = this.features.has("subgroups") ? fixedSubgroupSize(adapterInfo) : 0;
     this.#ownsDevice = ownsDevice;
     this.#readback = new Readback(this);
     // `lost` resolves only in a later turn of the event loop, and until then submits to a destroyed device
@@ -110,7 +129,7 @@ export class Gpu {
       if (typeof limits[name] === "number") requiredLimits[name] = limits[name];
     }
     const device = await requestRichest(api, request, adapter, requiredLimits);
-    const gpu = new Gpu(device, describe(adapter.info), true);
+    const gpu = new Gpu(device, adapter.info, true);
     known.set(device, gpu);
     return gpu;
   }
@@ -134,7 +153,7 @@ export class Gpu {
     let gpu = known.get(device);
     if (!gpu) {
       const info = (device as unknown as { adapterInfo?: GPUAdapterInfo }).adapterInfo;
-      gpu = new Gpu(device, describe(info), false);
+      gpu = new Gpu(device, info, false);
       known.set(device, gpu);
     }
     return gpu;
@@ -312,6 +331,14 @@ async function requestRichest(
       (answer as { error?: GpuError } | undefined)?.error?.message ?? "the adapter is gone"
     }. Update its driver, or ${gpuInstallHint()}`,
   );
+}
+
+/** The subgroup size where the adapter says that there is only one, else 0. */
+function fixedSubgroupSize(info: GPUAdapterInfo | undefined): number {
+  const { subgroupMinSize, subgroupMaxSize } = (info ?? {}) as { subgroupMinSize?: number; subgroupMaxSize?: number };
+  return subgroupMinSize !== undefined && subgroupMinSize === subgroupMaxSize && subgroupMinSize > 1
+    ? subgroupMinSize
+    : 0;
 }
 
 function describe(info: GPUAdapterInfo | undefined): GpuInfo {

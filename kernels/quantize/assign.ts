@@ -49,7 +49,13 @@ export function assignTwin(
 /** Codes the step's new keys, one code per word. */
 export const assign: Kernel = {
   name: "assign",
-  wgsl: ["layer/layer.wgsl", "quantize/nearest.wgsl", "quantize/nearest_of_key.wgsl", "quantize/assign.wgsl"],
+  wgsl: [
+    "layer/layer.wgsl",
+    "layer/columns.wgsl",
+    "quantize/nearest.wgsl",
+    "quantize/nearest_of_key.wgsl",
+    "quantize/assign.wgsl",
+  ],
   buffers: [reads(newKeys), reads(centroids), reads(phi), writes(codes)],
   plan: (shape) => ({ ...plainPlan(shape, INVOCATIONS), workgroupBytes: INVOCATIONS * 8 }),
   work: (shape, step) => assignWork(shape, step, step.nNew, 4),

@@ -20,8 +20,10 @@ export const assignPacked: Kernel = {
   name: "assign_packed",
   wgsl: [
     "layer/layer.wgsl",
+    "layer/columns.wgsl",
     "quantize/nearest.wgsl",
     "quantize/nearest_of_key.wgsl",
+    "quantize/code_word.wgsl",
     "quantize/assign_packed.wgsl",
   ],
   buffers: [reads(newKeys), reads(centroids), reads(phi), writes(packedCodesBuffer)],

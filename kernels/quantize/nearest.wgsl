@@ -1,5 +1,5 @@
-// Shared part of every kernel that codes keys. All GPU pipelines use these functions and walk the
-// columns and the centroids upwards, so they agree on every code to the byte.
+// Shared part of every kernel that codes keys. All GPU pipelines use these functions and sum columns in
+// the order of `columns.wgsl`, so they agree on every code to the byte.
 //
 // The squared distance is summed as (x - c)^2 column by column, never in the expanded form
 // |x|^2 - 2xc + |c|^2, which cancels badly where key and centroid are close.
@@ -21,4 +21,10 @@ const NO_DISTANCE = 0x7f800001u;
 // to it, so a NaN never wins. (Comparing as f32 would not do: compilers fold NaN tests away.)
 fn is_nearer(distance: f32, best_bits: u32) -> bool {
   return bitcast<u32>(distance) < best_bits;
+}
+
+// Where the subvector of `group` begins in the step's i-th coded new key.
+fn key_at(group: u32, i: u32) -> u32 {
+  let key_ix = group / SUBVECTORS * params.n_new_keys + params.first_new_key + i;
+  return (key_ix * SUBVECTORS + group % SUBVECTORS) * SUB_WIDTH;
 }

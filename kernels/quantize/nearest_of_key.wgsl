@@ -5,28 +5,44 @@
 var<workgroup> wg_bits: array<u32, WG>;    // 4 bytes per invocation
 var<workgroup> wg_number: array<u32, WG>;  // 4 bytes per invocation
 
-fn last_column(group: u32, key_at: u32) -> f32 {
-  var squared_norm = 0.0;
-  for (var j = 0u; j < SUB_WIDTH; j++) {
-    let x = new_keys[key_at + j];
-    squared_norm = fma(x, x, squared_norm);
+// (x - c)^2 of columns j .. j + 3 added to four partial sums; columns past the end add nothing. Without a
+// centroid, c is 0: the squared norm.
+fn add_columns(sum: vec4f, key_at: u32, centroid_at: u32, has_centroid: bool, j: u32) -> vec4f {
+  var result = sum;
+  for (var s = 0u; s < 4u; s++) {
+    if (j + s < SUB_WIDTH) {
+      var c = 0.0;
+      if (has_centroid) { c = centroids[centroid_at + j + s]; }
+      result[s] = add_squared_difference(sum[s], new_keys[key_at + j + s], c);
+    }
   }
-  return augmented_column(phi[group], squared_norm);
+  return result;
+}
+
+fn squared_distance(key_at: u32, centroid_at: u32, has_centroid: bool) -> f32 {
+  var a = vec4f();
+  var b = vec4f();
+  var c = vec4f();
+  var d = vec4f();
+  for (var j = 0u; j < SUB_WIDTH; j += N_PARTS) {
+    a = add_columns(a, key_at, centroid_at, has_centroid, j);
+    b = add_columns(b, key_at, centroid_at, has_centroid, j + 4u);
+    c = add_columns(c, key_at, centroid_at, has_centroid, j + 8u);
+    d = add_columns(d, key_at, centroid_at, has_centroid, j + 12u);
+  }
+  return add_parts(a, b, c, d);
 }
 
 // The code of the subvector of `group` (kv, m) that begins at `key_at`. In uniform control flow only.
 fn nearest_of_key(lane: u32, group: u32, key_at: u32) -> u32 {
   var last = 0.0;
-  if (CENTROID_WIDTH > SUB_WIDTH) { last = last_column(group, key_at); }
+  if (CENTROID_WIDTH > SUB_WIDTH) { last = augmented_column(phi[group], squared_distance(key_at, 0u, false)); }
 
   var best = 0u;
   var best_bits = NO_DISTANCE;
   for (var c = lane; c < CENTROIDS; c += WG) {
     let centroid_at = (group * CENTROIDS + c) * CENTROID_WIDTH;
-    var distance = 0.0;
-    for (var j = 0u; j < SUB_WIDTH; j++) {
-      distance = add_squared_difference(distance, new_keys[key_at + j], centroids[centroid_at + j]);
-    }
+    var distance = squared_distance(key_at, centroid_at, true);
     if (CENTROID_WIDTH > SUB_WIDTH) {
       distance = add_squared_difference(distance, last, centroids[centroid_at + SUB_WIDTH]);
     }
@@ -51,10 +67,4 @@ fn nearest_of_key(lane: u32, group: u32, key_at: u32) -> u32 {
     workgroupBarrier();
   }
   return workgroupUniformLoad(&wg_number[0]);
-}
-
-// Where the subvector of `group` begins in the step's i-th coded new key.
-fn key_at(group: u32, i: u32) -> u32 {
-  let key_ix = group / SUBVECTORS * params.n_new_keys + params.first_new_key + i;
-  return (key_ix * SUBVECTORS + group % SUBVECTORS) * SUB_WIDTH;
 }

@@ -9,11 +9,7 @@ fn fill_table(lane: u32, list_ix: u32, first_group: u32) {
   for (var e = lane; e < TABLE_ENTRIES; e += WG) {
     let query_at = (list_ix * SUBVECTORS + e / CENTROIDS) * SUB_WIDTH;
     let centroid_at = (first_group * CENTROIDS + e) * CENTROID_WIDTH;
-    var sum = 0.0;
-    for (var j = 0u; j < SUB_WIDTH; j++) {
-      sum = add_product(sum, query[query_at + j], centroids[centroid_at + j]);
-    }
-    wg_lut[e] = sum;
+    wg_lut[e] = product(query_at, centroid_at);
   }
 }
 

@@ -35,7 +35,7 @@ export function scoreTwin(
 /** Scores with one code per word. */
 export const score: Kernel = {
   name: "score",
-  wgsl: ["layer/layer.wgsl", "quantize/codes_word.wgsl", "score/dot.wgsl", "score/score.wgsl"],
+  wgsl: ["layer/layer.wgsl", "quantize/codes_word.wgsl", "layer/columns.wgsl", "score/dot.wgsl", "score/score.wgsl"],
   buffers: [reads(query), reads(centroids), reads(codes), writes(scores)],
   plan: (shape) => plainPlan(shape, INVOCATIONS),
   work(shape, step) {

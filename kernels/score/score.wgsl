@@ -16,14 +16,6 @@ override WG: u32;
 @group(0) @binding(3) var<storage, read> codes: array<u32>;
 @group(0) @binding(4) var<storage, read_write> scores: array<f32>;
 
-fn entry(query_at: u32, centroid_at: u32) -> f32 {
-  var sum = 0.0;
-  for (var j = 0u; j < SUB_WIDTH; j++) {
-    sum = add_product(sum, query[query_at + j], centroids[centroid_at + j]);
-  }
-  return sum;
-}
-
 @compute @workgroup_size(WG)
 fn score(
   @builtin(workgroup_id) workgroup_id: vec3u,
@@ -37,10 +29,10 @@ fn score(
     let first_group = kv_of_list(list_ix) * SUBVECTORS;
     let first_query = list_ix * SUBVECTORS * SUB_WIDTH;
 
-    var score = entry(first_query, (first_group * CENTROIDS + code_at(first_group, i)) * CENTROID_WIDTH);
+    var score = product(first_query, (first_group * CENTROIDS + code_at(first_group, i)) * CENTROID_WIDTH);
     for (var m = 1u; m < SUBVECTORS; m++) {
       let centroid = (first_group + m) * CENTROIDS + code_at(first_group + m, i);
-      score += entry(first_query + m * SUB_WIDTH, centroid * CENTROID_WIDTH);
+      score += product(first_query + m * SUB_WIDTH, centroid * CENTROID_WIDTH);
     }
 
     scores[list_ix * params.coded_stride + i] = score;

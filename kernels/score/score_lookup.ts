@@ -29,7 +29,7 @@ export function packedTwin(shape: LayerShape, step: StepShape, buffers: Paramete
 /** Scores of packed codes through a table in workgroup memory. */
 export const scoreLookup: Kernel = {
   name: "score_lookup",
-  wgsl: ["layer/layer.wgsl", "score/dot.wgsl", "score/lookup.wgsl", "score/score_lookup.wgsl"],
+  wgsl: ["layer/layer.wgsl", "layer/columns.wgsl", "score/dot.wgsl", "score/lookup.wgsl", "score/score_lookup.wgsl"],
   buffers: [reads(query), reads(centroids), reads(packedCodesBuffer), writes(scores)],
   plan: (shape) => ({
     overrides: { ...layerOverrides(shape), WG: INVOCATIONS, WORDS },
@@ -49,7 +49,7 @@ export const scoreLookup: Kernel = {
 /** Scores of packed codes without a table, where the table is larger than workgroup memory. */
 export const scorePacked: Kernel = {
   ...score,
-  wgsl: ["layer/layer.wgsl", "quantize/codes_packed.wgsl", "score/dot.wgsl", "score/score.wgsl"],
+  wgsl: ["layer/layer.wgsl", "quantize/codes_packed.wgsl", "layer/columns.wgsl", "score/dot.wgsl", "score/score.wgsl"],
   buffers: [reads(query), reads(centroids), reads(packedCodesBuffer), writes(scores)],
   plan: (shape) => plainPlan(shape, INVOCATIONS),
   work(shape, step) {

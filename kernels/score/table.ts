@@ -20,7 +20,7 @@ const INVOCATIONS = 256;
 /** Fills the lookup table of every list. */
 export const table: Kernel = {
   name: "table",
-  wgsl: ["layer/layer.wgsl", "score/dot.wgsl", "score/table.wgsl"],
+  wgsl: ["layer/layer.wgsl", "layer/columns.wgsl", "score/dot.wgsl", "score/table.wgsl"],
   buffers: [reads(query), reads(centroids), writes(lut)],
   plan: (shape) => plainPlan(shape, INVOCATIONS),
   work(shape, step) {

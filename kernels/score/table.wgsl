@@ -27,11 +27,6 @@ fn table(
     let query_at = (list_ix * SUBVECTORS + m) * SUB_WIDTH;
     let centroid_at = ((kv_of_list(list_ix) * SUBVECTORS + m) * CENTROIDS + c) * CENTROID_WIDTH;
 
-    var sum = 0.0;
-    for (var j = 0u; j < SUB_WIDTH; j++) {
-      sum = add_product(sum, query[query_at + j], centroids[centroid_at + j]);
-    }
-
-    lut[ix] = sum;
+    lut[ix] = product(query_at, centroid_at);
   }
 }

@@ -17,25 +17,76 @@ const INVOCATIONS = 256;
 /** Tokens per tile: a multiple of 4 · 256. */
 export const TILE = 2048;
 
+/** How the candidates of tiles lie in memory: twin of `tiles.wgsl`. */
+export interface Tiling {
+  /** Tokens per tile. */
+  readonly tile: number;
+  /** Candidates that a tile may keep beyond the most that a list takes. */
+  readonly slack: number;
+}
+
+/** The tiles of e04 to e06, which keep exactly the best. */
+export const TILING: Tiling = { tile: TILE, slack: 0 };
+
+/** Tiles of a step. */
+export function nTiles(tiling: Tiling, step: StepShape): number {
+  return Math.ceil(step.nCoded / tiling.tile);
+}
+
 /** Candidates that a tile keeps per list. */
-export function keptPerTile(step: StepShape): number {
-  return Math.min(step.heavyStride, TILE);
+export function keptPerTile(tiling: Tiling, step: StepShape): number {
+  return Math.min(step.heavyStride + tiling.slack, tiling.tile);
 }
 
 /** Entries from one list's candidates to the next. */
-export function tilesStride(step: StepShape): number {
-  return Math.ceil(step.codedStride / TILE) * keptPerTile(step);
+export function tilesStride(tiling: Tiling, step: StepShape): number {
+  return Math.ceil(step.codedStride / tiling.tile) * keptPerTile(tiling, step);
 }
 
 /** u32 `[B, H, rows, tiles, kept]`: ranks, 0 where a tile has fewer candidates */
-export const candidateRanks: BufferDef = {
-  name: "candidateRanks",
-  type: "u32",
-  elements: (shape, step) => nLists(shape, step) * tilesStride(step),
-};
+export function candidateRanks(tiling: Tiling): BufferDef {
+  return {
+    name: "candidateRanks",
+    type: "u32",
+    elements: (shape, step) => nLists(shape, step) * tilesStride(tiling, step),
+  };
+}
 
 /** u32 `[B, H, rows, tiles, kept]`: positions among the coded tokens, ascending */
-export const candidateIx: BufferDef = { ...candidateRanks, name: "candidateIx" };
+export function candidateIx(tiling: Tiling): BufferDef {
+  return { ...candidateRanks(tiling), name: "candidateIx" };
+}
+
+/** The overrides that `tiles.wgsl` declares. */
+export function tilingOverrides({ tile, slack }: Tiling): Record<string, number> {
+  return { TILE: tile, SLACK: slack };
+}
+
+/** The best candidates of every tile in plain TypeScript: as many as a list takes, no more. */
+export function candidatesTwin(
+  tiling: Tiling,
+  shape: LayerShape,
+  step: StepShape,
+  buffers: Parameters<Kernel["twin"]>[2],
+): void {
+  const scores = new Float32Array(nLists(shape, step) * step.codedStride);
+  packedTwin(shape, step, { ...buffers, scores });
+  const kept = keptPerTile(tiling, step);
+  for (let list = 0; list < nLists(shape, step); list++) {
+    const { candBegin, candEnd, nHeavy } = step.rows[list % step.rows.length];
+    for (let tile = 0; tile < nTiles(tiling, step); tile++) {
+      const tokens: number[] = [];
+      const begin = Math.max(candBegin, tile * tiling.tile), end = Math.min(candEnd, (tile + 1) * tiling.tile);
+      for (let i = begin; i < end; i++) tokens.push(i);
+      const rank = (i: number) => rankOf(scores[list * step.codedStride + i]);
+      const best = tokens.sort((a, b) => rank(b) - rank(a) || a - b).slice(0, nHeavy).sort((a, b) => a - b);
+      const out = list * tilesStride(tiling, step) + tile * kept;
+      buffers.candidateRanks.fill(0, out, out + kept);
+      buffers.candidateRanks.set(best.map(rank), out);
+      buffers.candidateIx.set(best, out);
+    }
+  }
+}
 
 /** Bytes of workgroup memory: the table, the tile's ranks, histogram, scan and choice. */
 export function candidatesBytes(shape: LayerShape): number {
@@ -47,42 +98,34 @@ export const candidates: Kernel = {
   name: "candidates",
   wgsl: [
     "layer/layer.wgsl",
+    "layer/columns.wgsl",
     "score/dot.wgsl",
     "score/lookup.wgsl",
     "topk/rank.wgsl",
     "topk/scan.wgsl",
+    "topk/scan_pair.wgsl",
     "score_topk/tiles.wgsl",
+    "score_topk/keep_best.wgsl",
     "score_topk/candidates.wgsl",
   ],
-  buffers: [reads(query), reads(centroids), reads(packedCodesBuffer), writes(candidateRanks), writes(candidateIx)],
+  buffers: [
+    reads(query),
+    reads(centroids),
+    reads(packedCodesBuffer),
+    writes(candidateRanks(TILING)),
+    writes(candidateIx(TILING)),
+  ],
   plan: (shape) => ({
-    overrides: { ...layerOverrides(shape), WG: INVOCATIONS, TILE },
+    overrides: { ...layerOverrides(shape), WG: INVOCATIONS, ...tilingOverrides(TILING) },
     invocations: INVOCATIONS,
     workgroupBytes: candidatesBytes(shape),
   }),
   work(shape, step) {
     if (!needsScores(step)) return { workgroups: 0, bytesMoved: 0 };
-    const lists = nLists(shape, step), tiles = Math.ceil(step.nCoded / TILE);
+    const lists = nLists(shape, step), tiles = nTiles(TILING, step);
     const table = shape.headWidth * (shape.centroids + 1) * 4;
-    const perTile = table + keptPerTile(step) * 8;
+    const perTile = table + keptPerTile(TILING, step) * 8;
     return { workgroups: lists * tiles, bytesMoved: lists * (tiles * perTile + step.nCoded * shape.subvectors) };
   },
-  twin(shape, step, buffers) {
-    const scores = new Float32Array(nLists(shape, step) * step.codedStride);
-    packedTwin(shape, step, { ...buffers, scores });
-    const kept = keptPerTile(step);
-    for (let list = 0; list < nLists(shape, step); list++) {
-      const { candBegin, candEnd, nHeavy } = step.rows[list % step.rows.length];
-      for (let tile = 0; tile < Math.ceil(step.nCoded / TILE); tile++) {
-        const tokens: number[] = [];
-        for (let i = Math.max(candBegin, tile * TILE); i < Math.min(candEnd, (tile + 1) * TILE); i++) tokens.push(i);
-        const rank = (i: number) => rankOf(scores[list * step.codedStride + i]);
-        const best = tokens.sort((a, b) => rank(b) - rank(a) || a - b).slice(0, nHeavy).sort((a, b) => a - b);
-        const out = list * tilesStride(step) + tile * kept;
-        buffers.candidateRanks.fill(0, out, out + kept);
-        buffers.candidateRanks.set(best.map(rank), out);
-        buffers.candidateIx.set(best, out);
-      }
-    }
-  },
+  twin: (shape, step, buffers) => candidatesTwin(TILING, shape, step, buffers),
 };

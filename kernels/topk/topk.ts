@@ -32,6 +32,7 @@ export const topk: Kernel = {
     "topk/rank.wgsl",
     "topk/bitonic.wgsl",
     "topk/scan.wgsl",
+    "topk/scan_pair.wgsl",
     "topk/pick_best.wgsl",
     "topk/topk.wgsl",
   ],

@@ -5,10 +5,11 @@ import { Random } from "../../indexer/kmeans.ts";
 import { E01 } from "../../indexer/pipelines/e01_baseline.ts";
 import { E04 } from "../../indexer/pipelines/e04_fused_topk.ts";
 import { E03 } from "../../indexer/pipelines/e03_lookup.ts";
-import { GpuLayer, gpuPipeline, type GpuPipelineDef } from "../../indexer/pipelines/gpu_layer.ts";
+import { GpuLayer, gpuPipeline, type GpuPipelineDef, kernelsOf } from "../../indexer/pipelines/gpu_layer.ts";
 import { PIPELINES } from "../../indexer/pipelines/mod.ts";
 import type { Pipeline } from "../../indexer/pipelines/pipeline.ts";
 import { PqIndexer, type PqIndexerOptions } from "../../indexer/pq_indexer.ts";
+import type { DeviceFacts } from "../../kernels/gpu/device.ts";
 import { WGSL_FILES } from "../../kernels/wgsl_files.ts";
 import { clustered, gaussian, tied } from "../../experiments/inputs/synthetic.ts";
 import { replay } from "../../experiments/replay.ts";
@@ -54,6 +55,9 @@ async function runAndCheck(
   );
   return { firstError, exchanges: checks[0].exchanges, bytes: `${codes.join()};${listed.join(";")}` };
 }
+
+/** What a plan may depend on, with these limits. */
+const facts = (limits: GPUSupportedLimits): DeviceFacts => ({ limits, subgroupSize: 0, info: { isSoftware: true } });
 
 const CASES = 40;
 
@@ -255,8 +259,12 @@ gpuTest("e03 takes another plan where the table exceeds workgroup memory, and st
   const adapter = (await navigator.gpu.requestAdapter())!;
   const device = await adapter.requestDevice(); // the default limits: 16 KiB
   const config = resolveConfig({ heads: 2, headWidth: 40, subvectors: 20, bits: 8 });
-  const names = (limits: GPUSupportedLimits) => E03.kernelsFor!(config, limits).map((kernel) => kernel.name);
-  assertEquals(names({ maxComputeWorkgroupStorageSize: 20 * 256 * 4 } as GPUSupportedLimits)[1], "score_lookup");
+  const names = (limits: GPUSupportedLimits) =>
+    kernelsOf(E03, { config, device: facts(limits), weights: false }).map((kernel) => kernel.name);
+  assertEquals(
+    names({ ...device.limits, maxComputeWorkgroupStorageSize: 20 * 256 * 4 } as GPUSupportedLimits)[1],
+    "score_lookup",
+  );
   assertEquals(names(device.limits)[1], "score");
   const result = await runAndCheck(
     {
@@ -306,10 +314,11 @@ gpuTest(
 
 Deno.test("e04 fuses where a tile pays and fits, and keeps e03's kernels elsewhere", () => {
   const names = (config: object, bytes: number) =>
-    E04.kernelsFor!(
-      resolveConfig({ heads: 2, headWidth: 64, ...config }),
-      { maxComputeWorkgroupStorageSize: bytes } as GPUSupportedLimits,
-    ).map((kernel) => kernel.name).slice(1, 3);
+    kernelsOf(E04, {
+      config: resolveConfig({ heads: 2, headWidth: 64, ...config }),
+      device: facts({ maxComputeWorkgroupStorageSize: bytes } as GPUSupportedLimits),
+      weights: false,
+    }).map((kernel) => kernel.name).slice(1, 3);
   assertEquals(names({}, 32768), ["candidates", "merge"]);
   assertEquals(names({ heavySize: 512 }, 32768), ["candidates", "merge"]);
   assertEquals(names({ heavySize: 513 }, 32768), ["score_lookup", "mask"]);

@@ -75,6 +75,7 @@ for (const kernel of KERNELS) {
       name: match[3],
       type: match[4].replace(/^vec4([fu])$/, (_, kind) => kind === "f" ? "f32" : "u32"),
     }));
+    bindings.sort((a, b) => a.binding - b.binding); // a part may bring a binding of its own
     const expected = kernel.buffers.map((use, ix) => ({
       binding: ix + 1,
       access: use.access,

@@ -1,0 +1,87 @@
+/**
+ * merge_list: the best of the tiles' candidates between sink and window, with weights. See `merge_list.wgsl`.
+ *
+ * @module
+ */
+
+import { type Kernel, layerOverrides, reads, writes } from "../gpu/kernel.ts";
+import { indices, lengths, weights } from "../layer/buffers.ts";
+import {
+  candidateIx,
+  candidateRanks,
+  keptPerTile,
+  nTiles,
+  tilesStride,
+  type Tiling,
+  tilingOverrides,
+} from "../score_topk/candidates.ts";
+import { nLists } from "../shape.ts";
+import { N_BINS, type Scan, scanBytes, scanOverrides, scanPart } from "../topk/scan.ts";
+
+/** What can be chosen for merge_list. */
+export interface MergeListOptions extends Scan {
+  /** How candidates lie. */
+  readonly tiling: Tiling;
+  /** Whether dense weights are written. */
+  readonly weights: boolean;
+}
+
+/** Makes lists of candidates, one workgroup per list. */
+export function mergeList(options: MergeListOptions): Kernel {
+  const { tiling, invocations } = options;
+  return {
+    name: "merge_list",
+    wgsl: [
+      "layer/layer.wgsl",
+      "topk/rank.wgsl",
+      scanPart(options),
+      "topk/scan_pair.wgsl",
+      "topk/kth.wgsl",
+      "score_topk/tiles.wgsl",
+      options.weights ? "topk_list/weights_on.wgsl" : "topk_list/weights_off.wgsl",
+      "topk_list/merge_list.wgsl",
+    ],
+    buffers: [
+      reads(candidateRanks(tiling)),
+      reads(candidateIx(tiling)),
+      writes(indices),
+      writes(lengths),
+      ...(options.weights ? [writes(weights)] : []),
+    ],
+    plan: (shape) => ({
+      overrides: { ...layerOverrides(shape), ...scanOverrides(options), ...tilingOverrides(tiling) },
+      invocations,
+      workgroupBytes: scanBytes(options) + N_BINS * 4 + 16 + 8,
+    }),
+    work(shape, step) {
+      const lists = nLists(shape, step);
+      const ranks = step.rows.some((row) => row.nHeavy > 0) ? nTiles(tiling, step) * keptPerTile(tiling, step) : 0;
+      const longest = Math.max(0, ...step.rows.map((row) => row.listLength));
+      const each = ranks * 4 + step.heavyStride * 4 + longest * (options.weights ? 16 : 4);
+      return { workgroups: lists, bytesMoved: lists * each };
+    },
+    twin(shape, step, { candidateRanks, candidateIx, indices, lengths, weights }) {
+      const entries = nTiles(tiling, step) * keptPerTile(tiling, step);
+      for (let list = 0; list < nLists(shape, step); list++) {
+        const at = list * step.listStride, row = step.rows[list % step.rows.length];
+        const weightsOf = options.weights
+          ? weights.subarray(list * step.weightStride, (list + 1) * step.weightStride)
+          : new Float32Array(0);
+        if (step.clearsPrevious) { for (let j = 0; j < lengths[list]; j++) weightsOf[indices[at + j]] = 0; }
+        const first = list * tilesStride(tiling, step);
+        const rank = (entry: number) => candidateRanks[first + entry];
+        const order = Array.from({ length: row.nHeavy > 0 ? entries : 0 }, (_, entry) => entry)
+          .sort((a, b) => rank(b) - rank(a) || a - b);
+        const heavy = order.slice(0, row.nHeavy).map((entry) => step.initOffset + candidateIx[first + entry]);
+        const tokens = [
+          ...Array.from({ length: row.nSink }, (_, j) => j),
+          ...heavy.sort((a, b) => a - b),
+          ...Array.from({ length: row.nTokens - row.windowBegin }, (_, j) => row.windowBegin + j),
+        ];
+        indices.set(tokens, at);
+        lengths[list] = row.listLength;
+        for (const token of tokens) weightsOf[token] = 1;
+      }
+    },
+  };
+}

@@ -1,0 +1,18 @@
+// How a kernel that makes lists keeps the dense weights: a row of them is 1 at the tokens of its list, else 0, and
+// only what the list before it had is cleared. Binding 5 is this part's.
+
+@group(0) @binding(5) var<storage, read_write> weights: array<f32>;
+
+fn set_weight(list_ix: u32, token: u32, weight: f32) {
+  weights[list_ix * params.weight_stride + token] = weight;
+}
+
+// Clears what the list has now; a barrier must follow before it is replaced.
+fn clear_weights(lane: u32, list_ix: u32) {
+  if (params.clears_previous == 1u) {
+    let length = lengths[list_ix];
+    for (var j = lane; j < length; j += WG) {
+      set_weight(list_ix, indices[list_ix * params.list_stride + j], 0.0);
+    }
+  }
+}
