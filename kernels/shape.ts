@@ -94,12 +94,12 @@ export function needsScores(step: StepShape): boolean {
 }
 
 /**
- * How many new keys can be coded while tiles are scored: all of them, or none if a candidate shares a word of
- * codes with a new key (windows shorter than the new keys) or if nothing is scored.
+ * How many new keys can be coded after tiles are scored: all of them, or none if a new key is a candidate of its own
+ * step (windows shorter than the new keys) or if there are no lists to make.
  */
 export function nBeside(step: StepShape): number {
-  const firstWord = Math.floor((step.nCoded - step.nNew) / 4) * 4;
-  return needsScores(step) && step.rows.every((row) => row.candEnd <= firstWord) ? step.nNew : 0;
+  const first = step.nCoded - step.nNew;
+  return step.rows.length > 0 && step.rows.every((row) => row.candEnd <= first) ? step.nNew : 0;
 }
 
 /** The (batch, KV head) that the query head of list `listIx` belongs to; twin of `kv_of_list`. */

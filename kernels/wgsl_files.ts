@@ -16,6 +16,11 @@ fn add_parts(a: vec4f, b: vec4f, c: vec4f, d: vec4f) -> f32 {
   let two = four.xy + four.zw;
   return two.x + two.y;
 }
+
+// Whether column first + part exists, for a multiple \`first\` of 16; known to the compiler for whole blocks.
+fn has_column(part: u32, first: u32) -> bool {
+  return first + N_PARTS <= SUB_WIDTH || first + part < SUB_WIDTH;
+}
 `,
   "layer/layer.wgsl": `// The shape of the layer, the step's Params, and how workgroups and lists are numbered.
 // First part of every kernel of a step.
@@ -56,7 +61,7 @@ struct Params {
   list_stride: u32,    // rows of indices
   weight_stride: u32,  // rows of weights
   n_rows: u32,
-  n_beside: u32,       // keys that the kernel of the tiles codes beside them: n_new or 0
+  n_beside: u32,       // keys that the kernel of the lists codes beside them: n_new or 0
   clears_previous: u32,  // 1: indices and lengths hold the lists that weights hold; 0: weights are 0
   @align(16) rows: array<Row, MAX_ROWS>,
 }
@@ -75,6 +80,62 @@ fn n_lists() -> u32 {
 fn kv_of_list(list_ix: u32) -> u32 {
   let query_head = list_ix / params.n_rows;
   return (query_head / HEADS) * KV_HEADS + (query_head % HEADS) / (HEADS / KV_HEADS);
+}
+`,
+  "layer/rows_shared.wgsl": `// How 16 invocations that share a row add their partial sums: through workgroup memory. Needs WG, a multiple of 16.
+// Rows go WG / 4 at a time: lane / 16 owns four of them, WG / 16 apart.
+
+override ROWS: u32 = WG / 4u;
+override ROW_WORDS: u32 = ROWS * 17u;  // a stride of 17: no two invocations that add up rows meet in a bank
+
+var<workgroup> wg_rows: array<f32, ROW_WORDS>;  // 17 bytes per invocation
+
+// The sums of four rows, whose partial sums are \`parts\`; only invocation \`lane\` < ROWS gets the sum of row
+// \`lane\`, in x. In uniform control flow only; a barrier must separate two calls.
+fn add_rows(lane: u32, parts: vec4f) -> vec4f {
+  let at = lane / N_PARTS * 17u + lane % N_PARTS;
+  wg_rows[at] = parts.x;
+  wg_rows[at + ROW_WORDS / 4u] = parts.y;
+  wg_rows[at + ROW_WORDS / 2u] = parts.z;
+  wg_rows[at + ROW_WORDS / 4u * 3u] = parts.w;
+  workgroupBarrier();
+  var sum = 0.0;
+  if (lane < ROWS) {
+    let r = lane * 17u;
+    sum = add_parts(
+      vec4f(wg_rows[r], wg_rows[r + 1u], wg_rows[r + 2u], wg_rows[r + 3u]),
+      vec4f(wg_rows[r + 4u], wg_rows[r + 5u], wg_rows[r + 6u], wg_rows[r + 7u]),
+      vec4f(wg_rows[r + 8u], wg_rows[r + 9u], wg_rows[r + 10u], wg_rows[r + 11u]),
+      vec4f(wg_rows[r + 12u], wg_rows[r + 13u], wg_rows[r + 14u], wg_rows[r + 15u]),
+    );
+  }
+  return vec4f(sum, 0.0, 0.0, 0.0);
+}
+
+// Which row's sum an invocation got in component 0 .. 3; ROWS and above: none.
+fn row_of(lane: u32, component: u32) -> u32 {
+  return select(WG, lane, component == 0u);
+}
+`,
+  "layer/rows_subgroup.wgsl": `// How 16 invocations that share a row add their partial sums: by shuffles, in the order of \`add_parts\`, without
+// a barrier. In place of \`rows_shared.wgsl\` where subgroups have 16 invocations or more.
+
+enable subgroups;
+
+override ROWS: u32 = WG / 4u;
+
+fn add_rows(lane: u32, parts: vec4f) -> vec4f {
+  var sum = parts;
+  sum += subgroupShuffleXor(sum, 8u);
+  sum += subgroupShuffleXor(sum, 4u);
+  sum += subgroupShuffleXor(sum, 2u);
+  sum += subgroupShuffleXor(sum, 1u);
+  return sum;
+}
+
+// Invocation 0 of the 16 keeps component 0, the next one component 1, and so on.
+fn row_of(lane: u32, component: u32) -> u32 {
+  return select(WG, lane / N_PARTS + component * (WG / N_PARTS), lane % N_PARTS == component);
 }
 `,
   "list/concat.wgsl": `// concat: indices[l, :] = [sink | heavy | window], not sorted yet; lengths[l] = how many.
@@ -362,6 +423,35 @@ fn code_at(row: u32, i: u32) -> u32 {
   return codes[row * params.coded_stride + i];
 }
 `,
+  "quantize/distance_part.wgsl": `// Shared part of the kernels in which 16 invocations share a centroid: partial sum \`part\` of the squared distance of
+// a subvector of a new key and a centroid. Needs new_keys and centroids. Written out as \`product_part.wgsl\`.
+
+fn distance_part(x_from: u32, c_from: u32, part: u32) -> f32 {
+  let x_at = x_from + part;
+  let c_at = c_from + part;
+  var sum = 0.0;
+  if (has_column(part, 0u)) { sum = add_squared_difference(sum, new_keys[x_at + 0u], centroids[c_at + 0u]); }
+  if (has_column(part, 16u)) { sum = add_squared_difference(sum, new_keys[x_at + 16u], centroids[c_at + 16u]); }
+  if (has_column(part, 32u)) { sum = add_squared_difference(sum, new_keys[x_at + 32u], centroids[c_at + 32u]); }
+  if (has_column(part, 48u)) { sum = add_squared_difference(sum, new_keys[x_at + 48u], centroids[c_at + 48u]); }
+  if (has_column(part, 64u)) { sum = add_squared_difference(sum, new_keys[x_at + 64u], centroids[c_at + 64u]); }
+  if (has_column(part, 80u)) { sum = add_squared_difference(sum, new_keys[x_at + 80u], centroids[c_at + 80u]); }
+  if (has_column(part, 96u)) { sum = add_squared_difference(sum, new_keys[x_at + 96u], centroids[c_at + 96u]); }
+  if (has_column(part, 112u)) { sum = add_squared_difference(sum, new_keys[x_at + 112u], centroids[c_at + 112u]); }
+  if (has_column(part, 128u)) { sum = add_squared_difference(sum, new_keys[x_at + 128u], centroids[c_at + 128u]); }
+  if (has_column(part, 144u)) { sum = add_squared_difference(sum, new_keys[x_at + 144u], centroids[c_at + 144u]); }
+  if (has_column(part, 160u)) { sum = add_squared_difference(sum, new_keys[x_at + 160u], centroids[c_at + 160u]); }
+  if (has_column(part, 176u)) { sum = add_squared_difference(sum, new_keys[x_at + 176u], centroids[c_at + 176u]); }
+  if (has_column(part, 192u)) { sum = add_squared_difference(sum, new_keys[x_at + 192u], centroids[c_at + 192u]); }
+  if (has_column(part, 208u)) { sum = add_squared_difference(sum, new_keys[x_at + 208u], centroids[c_at + 208u]); }
+  if (has_column(part, 224u)) { sum = add_squared_difference(sum, new_keys[x_at + 224u], centroids[c_at + 224u]); }
+  if (has_column(part, 240u)) { sum = add_squared_difference(sum, new_keys[x_at + 240u], centroids[c_at + 240u]); }
+  for (var j = 256u + part; j < SUB_WIDTH; j += N_PARTS) {
+    sum = add_squared_difference(sum, new_keys[x_from + j], centroids[c_from + j]);
+  }
+  return sum;
+}
+`,
   "quantize/nearest.wgsl": `// Shared part of every kernel that codes keys. All GPU pipelines use these functions and sum columns in
 // the order of \`columns.wgsl\`, so they agree on every code to the byte.
 //
@@ -464,6 +554,74 @@ fn nearest_of_key(lane: u32, group: u32, key_at: u32) -> u32 {
   return workgroupUniformLoad(&wg_number[0]);
 }
 `,
+  "quantize/nearest_rows.wgsl": `// Shared part of the kernels that code a subvector with a large workgroup: 16 invocations share a centroid. The
+// same codes as \`nearest_of_key.wgsl\`. Needs distance_part, add_rows, phi and WG.
+
+var<workgroup> wg_nearest_bits: atomic<u32>;
+var<workgroup> wg_nearest: atomic<u32>;
+var<workgroup> wg_code: u32;
+
+fn squared_norm(key_at: u32) -> f32 {
+  var parts = array<vec4f, 4>();
+  for (var j = 0u; j < SUB_WIDTH; j++) {
+    let x = new_keys[key_at + j];
+    let p = j % N_PARTS;
+    parts[p / 4u][p % 4u] = fma(x, x, parts[p / 4u][p % 4u]);
+  }
+  return add_parts(parts[0], parts[1], parts[2], parts[3]);
+}
+
+fn centroid_part(group: u32, key_at: u32, c: u32, part: u32) -> f32 {
+  if (c >= CENTROIDS) { return 0.0; }
+  return distance_part(key_at, (group * CENTROIDS + c) * CENTROID_WIDTH, part);
+}
+
+// The nearer of (bits, number) and centroid c, if there is one.
+fn nearer(best: vec2u, group: u32, first: u32, row: u32, sum: f32, last: f32) -> vec2u {
+  let c = first + row;
+  if (row >= ROWS || c >= CENTROIDS) { return best; }
+  var distance = sum;
+  if (CENTROID_WIDTH > SUB_WIDTH) {
+    distance = add_squared_difference(sum, last, centroids[(group * CENTROIDS + c) * CENTROID_WIDTH + SUB_WIDTH]);
+  }
+  let bits = bitcast<u32>(distance);
+  return select(best, vec2u(bits, c), bits < best.x || (bits == best.x && c < best.y));
+}
+
+// The code of the subvector of \`group\` (kv, m) that begins at \`key_at\`. In uniform control flow only.
+fn nearest_of_key(lane: u32, group: u32, key_at: u32) -> u32 {
+  let part = lane % N_PARTS;
+  if (lane == 0u) {
+    atomicStore(&wg_nearest_bits, NO_DISTANCE);
+    atomicStore(&wg_nearest, CENTROIDS);
+  }
+  var last = 0.0;
+  if (CENTROID_WIDTH > SUB_WIDTH) { last = augmented_column(phi[group], squared_norm(key_at)); }
+
+  // A NaN distance has bits above those of no distance, so it never wins.
+  var best = vec2u(NO_DISTANCE, 0u);
+  for (var first = 0u; first < CENTROIDS; first += ROWS) {
+    let c = first + lane / N_PARTS;
+    let sums = add_rows(lane, vec4f(
+      centroid_part(group, key_at, c, part),
+      centroid_part(group, key_at, c + WG / N_PARTS, part),
+      centroid_part(group, key_at, c + WG / N_PARTS * 2u, part),
+      centroid_part(group, key_at, c + WG / N_PARTS * 3u, part),
+    ));
+    best = nearer(best, group, first, row_of(lane, 0u), sums.x, last);
+    best = nearer(best, group, first, row_of(lane, 1u), sums.y, last);
+    best = nearer(best, group, first, row_of(lane, 2u), sums.z, last);
+    best = nearer(best, group, first, row_of(lane, 3u), sums.w, last);
+    workgroupBarrier();
+  }
+  atomicMin(&wg_nearest_bits, best.x);
+  workgroupBarrier();
+  if (best.x == atomicLoad(&wg_nearest_bits)) { atomicMin(&wg_nearest, best.y); }
+  workgroupBarrier();
+  if (lane == 0u) { wg_code = atomicLoad(&wg_nearest); }
+  return workgroupUniformLoad(&wg_code);
+}
+`,
   "quantize/nearest_split.wgsl": `// Shared part of the kernels that code a subvector with a large workgroup: 16 invocations share a centroid.
 // As nearest_of_key, with the memory of \`lookup_split.wgsl\`. Needs new_keys, centroids, phi and WG.
 
@@ -525,209 +683,45 @@ fn nearest_of_key(lane: u32, group: u32, key_at: u32) -> u32 {
   return workgroupUniformLoad(&wg_code);
 }
 `,
-  "quantize_score_topk/code_candidates.wgsl": `// code_candidates: the tiles' best tokens, and beside them the codes of the step's new keys: candidates and
-// assign_packed in one dispatch. Stages: quantize, score and top-K (e06). From assign_packed and candidates of e05.
+  "quantize_topk_list/code_list.wgsl": `// code_list: lists of the tiles' best candidates, and beside them the codes of the step's new keys: merge_list and
+// assign_packed in one dispatch. Stages: quantize, top-K and list (e06). From assign_packed and merge_list of e05.
 //
-// query:           f32[B, H, rows, D]
-// centroids:       f32[B, Hkv, M, C, CENTROID_WIDTH]
-// codes:           u32[B, Hkv, M, coded_stride / 4], four codes per word, the lowest byte first
+// candidate_ranks: u32[B, H, rows, tiles, kept], 0 where a tile has fewer
+// candidate_ix:    u32[B, H, rows, tiles, kept], ascending where the rank is not 0
+// indices:         u32[B, H, rows, list_stride]
+// lengths:         u32[B, H, rows]
+// weights:         f32[B, H, rows, weight_stride], if weights are written
 // new_keys:        f32[B, Hkv, n_new_keys, D]
+// centroids:       f32[B, Hkv, M, C, CENTROID_WIDTH]
 // phi:             f32[B, Hkv, M], metric "ip" only
-// candidate_ranks: u32[B, H, rows, tiles, kept], 0 where the tile has fewer candidates
-// candidate_ix:    u32[B, H, rows, tiles, kept], position among the coded tokens, ascending
+// codes:           u32[B, Hkv, M, coded_stride / 4], four codes per word, the lowest byte first
 //
-// The first workgroups own one tile of one list each (see \`keep_best.wgsl\`), the rest one word of new codes
-// each (see \`code_word.wgsl\`). The two run at once, so no tile may read a word that is being written:
-// precondition: every row's cand_end is at most the first new key rounded down to a word, or no keys are
-// coded here (params.n_beside is 0).
+// The first workgroups own one list each (see \`make_list.wgsl\`) and leave most of a GPU idle; the rest own one word of
+// new codes each (see \`code_word.wgsl\`). Nothing here reads codes but their owners; the tiles were scored
+// before, so precondition: no row's candidates reach the new keys, or no keys are coded here (n_beside is 0).
 
 override WG: u32;
 
-@group(0) @binding(1) var<storage, read> query: array<f32>;
-@group(0) @binding(2) var<storage, read> centroids: array<f32>;
-@group(0) @binding(3) var<storage, read_write> codes: array<u32>;
-@group(0) @binding(4) var<storage, read> new_keys: array<f32>;
-@group(0) @binding(5) var<storage, read> phi: array<f32>;
-@group(0) @binding(6) var<storage, read_write> candidate_ranks: array<u32>;
-@group(0) @binding(7) var<storage, read_write> candidate_ix: array<u32>;
+@group(0) @binding(1) var<storage, read> candidate_ranks: array<vec4u>;
+@group(0) @binding(2) var<storage, read> candidate_ix: array<vec4u>;
+@group(0) @binding(3) var<storage, read_write> indices: array<u32>;
+@group(0) @binding(4) var<storage, read_write> lengths: array<u32>;
+@group(0) @binding(5) var<storage, read> new_keys: array<f32>;
+@group(0) @binding(6) var<storage, read> centroids: array<f32>;
+@group(0) @binding(7) var<storage, read> phi: array<f32>;
+@group(0) @binding(8) var<storage, read_write> codes: array<u32>;
 
 @compute @workgroup_size(WG)
-fn code_candidates(
+fn code_list(
   @builtin(workgroup_id) workgroup_id: vec3u,
   @builtin(num_workgroups) num_workgroups: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
   let ix = job_ix(workgroup_id, num_workgroups);
-  let n_tile_jobs = n_lists() * n_tiles();
-  if (ix < n_tile_jobs) {
-    keep_best(lane, ix / n_tiles(), ix % n_tiles());
-  } else if (params.n_beside > 0u && ix - n_tile_jobs < BATCH * KV_HEADS * SUBVECTORS * n_new_words()) {
-    code_word(lane, ix - n_tile_jobs);
-  }
-}
-`,
-  "quantize_score_topk/code_tiles.wgsl": `// code_tiles: as code_candidates of e06, for large workgroups: ranks stay in registers, 16 invocations share a
-// table entry, the table lies in copies without bank conflicts, and the heads of a group share a tile's codes.
-// Stages: quantize, score and top-K (e07).
-//
-// query:           f32[B, H, rows, D]
-// centroids:       f32[B, Hkv, M, C, CENTROID_WIDTH]
-// codes:           u32[B, Hkv, M, coded_stride / 4], four codes per word, the lowest byte first
-// new_keys:        f32[B, Hkv, n_new_keys, D]
-// phi:             f32[B, Hkv, M], metric "ip" only
-// candidate_ranks: u32[B, H, rows, tiles, kept], 0 where the tile has fewer candidates
-// candidate_ix:    u32[B, H, rows, tiles, kept], position among the coded tokens, ascending
-//
-// A tile is WG * WORDS words; invocation \`lane\` owns words WORDS * lane .. of it, 4 * WORDS neighbouring
-// tokens, and keeps their ranks in registers. One workgroup owns one tile of LISTS lists of one kv (query
-// heads of a group, rows), so that memory is read once for all of them.
-//
-// Which tokens are kept: the n_heavy-th highest of the invocations' best ranks bounds the tile's n_heavy-th
-// highest rank from below (n_heavy invocations hold one at least as high), and hardly more than n_heavy
-// tokens reach it. They are all kept where they fit; else (ties, or fewer invocations with candidates than n_heavy)
-// a radix select over all ranks finds exactly the n_heavy best. Either way a list's best are among them.
-// The rest of the workgroups own a word of new codes each, see \`code_word.wgsl\`; preconditions as code_candidates.
-
-override WG: u32;
-override LISTS: u32;  // lists per workgroup
-
-@group(0) @binding(1) var<storage, read> query: array<f32>;
-@group(0) @binding(2) var<storage, read> centroids: array<f32>;
-@group(0) @binding(3) var<storage, read_write> codes: array<u32>;
-@group(0) @binding(4) var<storage, read> new_keys: array<f32>;
-@group(0) @binding(5) var<storage, read> phi: array<f32>;
-@group(0) @binding(6) var<storage, read_write> candidate_ranks: array<u32>;
-@group(0) @binding(7) var<storage, read_write> candidate_ix: array<u32>;
-
-var<workgroup> wg_kept: u32;
-
-var<private> ranks: array<vec4u, WORDS>;
-var<private> best: u32;
-var<private> counts_all: bool;
-
-fn count_ranks(lane: u32, shift: u32, key: u32) {
-  if (counts_all) {
-    for (var w = 0u; w < WORDS; w++) {
-      for (var s = 0u; s < 4u; s++) { count_rank(ranks[w][s], shift, key); }
-    }
-  } else {
-    count_rank(best, shift, key);
-  }
-}
-
-fn score_tile(lane: u32, list_ix: u32, first_word: u32) {
-  let row = params.rows[list_ix % params.n_rows];
-  let stride = params.coded_stride / 4u;
-  let first_group = kv_of_list(list_ix) * SUBVECTORS;
-  best = NO_CANDIDATE;
-  for (var w = 0u; w < WORDS; w++) {
-    let word_ix = first_word + w;
-    var four = vec4u(NO_CANDIDATE);
-    if (word_ix * 4u < row.cand_end && word_ix * 4u + 4u > row.cand_begin) {
-      var score = look_up(lane, 0u, codes[first_group * stride + word_ix]);
-      for (var m = 1u; m < SUBVECTORS; m++) {
-        score += look_up(lane, m, codes[(first_group + m) * stride + word_ix]);
-      }
-      let i = vec4u(0u, 1u, 2u, 3u) + word_ix * 4u;
-      let is_candidate = (i >= vec4u(row.cand_begin)) & (i < vec4u(row.cand_end));
-      let all = vec4u(rank_of(score.x), rank_of(score.y), rank_of(score.z), rank_of(score.w));
-      four = select(four, all, is_candidate);
-      best = max(best, max(max(four.x, four.y), max(four.z, four.w)));
-    }
-    ranks[w] = four;
-  }
-}
-
-// (ranks above the threshold, ranks equal to it) among this invocation's.
-fn count_mine(kth: Kth) -> vec2u {
-  var mine = vec2u();
-  for (var w = 0u; w < WORDS; w++) {
-    let leading = ranks[w] >> vec4u(kth.shift);
-    let is_there = ranks[w] != vec4u(NO_CANDIDATE);
-    mine.x += dot(vec4u(is_there & (leading > vec4u(kth.key))), vec4u(1u));
-    mine.y += dot(vec4u(is_there & (leading == vec4u(kth.key))), vec4u(1u));
-  }
-  return mine;
-}
-
-// In uniform control flow only.
-fn keep_tile(lane: u32, list_ix: u32, tile: u32) {
-  let n_heavy = params.rows[list_ix % params.n_rows].n_heavy;
-  let first_word = (tile * WG + lane) * WORDS;
-  score_tile(lane, list_ix, first_word);
-
-  // A bound from the invocations' best: two digits are as sharp as it need be.
-  counts_all = false;
-  count_ranks(lane, 21u, 0u);
-  workgroupBarrier();
-  var bin = choose_bin(lane, n_heavy);
-  var kth = Kth(bin.x, 21u, 0xffffu);
-  if (bin.z > 0u) {
-    count_ranks(lane, 10u, kth.key);
-    workgroupBarrier();
-    bin = choose_bin(lane, bin.y);
-    kth = Kth((kth.key << 11u) | bin.x, 10u, 0xffffu);
-  }
-
-  var mine = count_mine(kth);
-  var upto = scan_inclusive(lane, mine);
-  if (lane == WG - 1u) { wg_kept = upto.x + upto.y; }
-  var n_kept = workgroupUniformLoad(&wg_kept);
-  if (n_kept > kept()) {
-    counts_all = true;
-    kth = find_kth(lane, n_heavy);
-    mine = count_mine(kth);
-    upto = scan_inclusive(lane, mine);
-    n_kept = n_heavy;
-  }
-
-  let out = list_ix * tiles_stride() + tile * kept();
-  if (mine.x + mine.y > 0u) {
-    var at = upto - mine;
-    for (var w = 0u; w < WORDS; w++) {
-      for (var s = 0u; s < 4u; s++) {
-        let rank = ranks[w][s];
-        let leading = rank >> kth.shift;
-        let is_above = rank != NO_CANDIDATE && leading > kth.key;
-        let is_equal = rank != NO_CANDIDATE && leading == kth.key;
-        if (is_above || (is_equal && at.y < kth.need)) {
-          let slot = out + at.x + min(at.y, kth.need);
-          candidate_ranks[slot] = rank;
-          candidate_ix[slot] = (first_word + w) * 4u + s;
-        }
-        at += vec2u(u32(is_above), u32(is_equal));
-      }
-    }
-  }
-  for (var slot = n_kept + lane; slot < kept(); slot += WG) {
-    candidate_ranks[out + slot] = NO_CANDIDATE;
-  }
-}
-
-@compute @workgroup_size(WG)
-fn code_tiles(
-  @builtin(workgroup_id) workgroup_id: vec3u,
-  @builtin(num_workgroups) num_workgroups: vec3u,
-  @builtin(local_invocation_index) lane: u32,
-) {
-  let ix = job_ix(workgroup_id, num_workgroups);
-  let lists_of_kv = HEADS / KV_HEADS * params.n_rows;
-  let n_parts = (lists_of_kv + LISTS - 1u) / LISTS;
-  let n_tile_jobs = BATCH * KV_HEADS * n_parts * n_tiles();
-  if (ix < n_tile_jobs) {
-    let tile = ix % n_tiles();
-    let kv = ix / n_tiles() / n_parts;
-    let first = ix / n_tiles() % n_parts * LISTS;
-    for (var l = first; l < min(first + LISTS, lists_of_kv); l++) {
-      let list_ix = kv * lists_of_kv + l;
-      if (params.rows[list_ix % params.n_rows].n_heavy > 0u) {
-        fill_table(lane, list_ix, kv * SUBVECTORS);
-        keep_tile(lane, list_ix, tile);
-        workgroupBarrier();
-      }
-    }
-  } else if (params.n_beside > 0u && ix - n_tile_jobs < BATCH * KV_HEADS * SUBVECTORS * n_new_words()) {
-    code_word(lane, ix - n_tile_jobs);
+  if (ix < n_lists()) {
+    make_list(lane, ix);
+  } else if (params.n_beside > 0u && ix - n_lists() < BATCH * KV_HEADS * SUBVECTORS * n_new_words()) {
+    code_word(lane, ix - n_lists());
   }
 }
 `,
@@ -824,54 +818,43 @@ fn look_up(m: u32, word: u32) -> vec4f {
   );
 }
 `,
-  "score/lookup_split.wgsl": `// Shared part of the kernels that score packed codes through a table in workgroup memory, for large workgroups:
-// 16 invocations share a table entry, so that neighbours read neighbouring columns, and every entry lies
-// REPLICAS times side by side: invocation \`lane\` reads copy lane % REPLICAS, and with 32 copies no two
-// invocations of a subgroup of 32 meet in a bank. Needs query, centroids and WG, a multiple of 16.
+  "score/lookup_rows.wgsl": `// Shared part of the kernels that score packed codes through a table in workgroup memory that 16 invocations per
+// entry fill. Every entry lies REPLICAS times side by side: invocation \`lane\` reads copy lane % REPLICAS, and with
+// 32 copies no two invocations of a subgroup of 32 meet in a bank. Needs product_part, add_rows and WG.
 
 override REPLICAS: u32;    // a power of two
-override PART_ROWS: u32;   // table entries that are summed between two barriers
 override TABLE_ENTRIES: u32 = SUBVECTORS * CENTROIDS;
-
-const PART_STRIDE = N_PARTS + 1u;  // odd, so that the invocations that add up rows meet in no bank
-
 override LUT_WORDS: u32 = TABLE_ENTRIES * REPLICAS;
-override PART_WORDS: u32 = PART_ROWS * PART_STRIDE;
 
-var<workgroup> wg_lut: array<f32, LUT_WORDS>;    // 4 * M * C * REPLICAS bytes
-var<workgroup> wg_parts: array<f32, PART_WORDS>; // 68 * PART_ROWS bytes
+var<workgroup> wg_lut: array<f32, LUT_WORDS>;  // 4 * M * C * REPLICAS bytes
 
-fn sum_of_parts(row: u32) -> f32 {
-  let at = row * PART_STRIDE;
-  return add_parts(
-    vec4f(wg_parts[at], wg_parts[at + 1u], wg_parts[at + 2u], wg_parts[at + 3u]),
-    vec4f(wg_parts[at + 4u], wg_parts[at + 5u], wg_parts[at + 6u], wg_parts[at + 7u]),
-    vec4f(wg_parts[at + 8u], wg_parts[at + 9u], wg_parts[at + 10u], wg_parts[at + 11u]),
-    vec4f(wg_parts[at + 12u], wg_parts[at + 13u], wg_parts[at + 14u], wg_parts[at + 15u]),
-  );
+fn entry_part(list_ix: u32, first_group: u32, e: u32, part: u32) -> f32 {
+  if (e >= TABLE_ENTRIES) { return 0.0; }
+  let query_at = (list_ix * SUBVECTORS + e / CENTROIDS) * SUB_WIDTH;
+  return product_part(query_at, (first_group * CENTROIDS + e) * CENTROID_WIDTH, part);
+}
+
+fn keep_entry(first: u32, row: u32, value: f32) {
+  if (row < ROWS && first + row < TABLE_ENTRIES) {
+    for (var copy = 0u; copy < REPLICAS; copy++) { wg_lut[(first + row) * REPLICAS + copy] = value; }
+  }
 }
 
 // Ends with a barrier.
 fn fill_table(lane: u32, list_ix: u32, first_group: u32) {
   let part = lane % N_PARTS;
-  for (var first = 0u; first < TABLE_ENTRIES; first += PART_ROWS) {
-    let n_rows = min(PART_ROWS, TABLE_ENTRIES - first);
-    for (var row = lane / N_PARTS; row < n_rows; row += WG / N_PARTS) {
-      let e = first + row;
-      let query_at = (list_ix * SUBVECTORS + e / CENTROIDS) * SUB_WIDTH;
-      let centroid_at = (first_group * CENTROIDS + e) * CENTROID_WIDTH;
-      var sum = 0.0;
-      for (var j = part; j < SUB_WIDTH; j += N_PARTS) {
-        sum = fma(query[query_at + j], centroids[centroid_at + j], sum);
-      }
-      wg_parts[row * PART_STRIDE + part] = sum;
-    }
-    workgroupBarrier();
-    for (var row = lane; row < n_rows; row += WG) { wg_parts[row * PART_STRIDE + N_PARTS] = sum_of_parts(row); }
-    workgroupBarrier();
-    for (var t = lane; t < n_rows * REPLICAS; t += WG) {
-      wg_lut[first * REPLICAS + t] = wg_parts[t / REPLICAS * PART_STRIDE + N_PARTS];
-    }
+  for (var first = 0u; first < TABLE_ENTRIES; first += ROWS) {
+    let e = first + lane / N_PARTS;
+    let sums = add_rows(lane, vec4f(
+      entry_part(list_ix, first_group, e, part),
+      entry_part(list_ix, first_group, e + WG / N_PARTS, part),
+      entry_part(list_ix, first_group, e + WG / N_PARTS * 2u, part),
+      entry_part(list_ix, first_group, e + WG / N_PARTS * 3u, part),
+    ));
+    keep_entry(first, row_of(lane, 0u), sums.x);
+    keep_entry(first, row_of(lane, 1u), sums.y);
+    keep_entry(first, row_of(lane, 2u), sums.z);
+    keep_entry(first, row_of(lane, 3u), sums.w);
     workgroupBarrier();
   }
 }
@@ -884,6 +867,36 @@ fn look_up(lane: u32, m: u32, word: u32) -> vec4f {
     wg_lut[first + ((word >> 16u) & 0xffu) * REPLICAS],
     wg_lut[first + (word >> 24u) * REPLICAS],
   );
+}
+`,
+  "score/product_part.wgsl": `// Shared part of the kernels in which 16 invocations share a table entry: partial sum \`part\` of the product of a
+// subvector of the query and a centroid. Neighbours read neighbouring columns. Needs query and centroids.
+// Written out to width 256: loops that the compiler does not unroll wait for every load in turn.
+
+fn product_part(query_from: u32, centroid_from: u32, part: u32) -> f32 {
+  let query_at = query_from + part;
+  let centroid_at = centroid_from + part;
+  var sum = 0.0;
+  if (has_column(part, 0u)) { sum = fma(query[query_at + 0u], centroids[centroid_at + 0u], sum); }
+  if (has_column(part, 16u)) { sum = fma(query[query_at + 16u], centroids[centroid_at + 16u], sum); }
+  if (has_column(part, 32u)) { sum = fma(query[query_at + 32u], centroids[centroid_at + 32u], sum); }
+  if (has_column(part, 48u)) { sum = fma(query[query_at + 48u], centroids[centroid_at + 48u], sum); }
+  if (has_column(part, 64u)) { sum = fma(query[query_at + 64u], centroids[centroid_at + 64u], sum); }
+  if (has_column(part, 80u)) { sum = fma(query[query_at + 80u], centroids[centroid_at + 80u], sum); }
+  if (has_column(part, 96u)) { sum = fma(query[query_at + 96u], centroids[centroid_at + 96u], sum); }
+  if (has_column(part, 112u)) { sum = fma(query[query_at + 112u], centroids[centroid_at + 112u], sum); }
+  if (has_column(part, 128u)) { sum = fma(query[query_at + 128u], centroids[centroid_at + 128u], sum); }
+  if (has_column(part, 144u)) { sum = fma(query[query_at + 144u], centroids[centroid_at + 144u], sum); }
+  if (has_column(part, 160u)) { sum = fma(query[query_at + 160u], centroids[centroid_at + 160u], sum); }
+  if (has_column(part, 176u)) { sum = fma(query[query_at + 176u], centroids[centroid_at + 176u], sum); }
+  if (has_column(part, 192u)) { sum = fma(query[query_at + 192u], centroids[centroid_at + 192u], sum); }
+  if (has_column(part, 208u)) { sum = fma(query[query_at + 208u], centroids[centroid_at + 208u], sum); }
+  if (has_column(part, 224u)) { sum = fma(query[query_at + 224u], centroids[centroid_at + 224u], sum); }
+  if (has_column(part, 240u)) { sum = fma(query[query_at + 240u], centroids[centroid_at + 240u], sum); }
+  for (var j = 256u + part; j < SUB_WIDTH; j += N_PARTS) {
+    sum = fma(query[query_from + j], centroids[centroid_from + j], sum);
+  }
+  return sum;
 }
 `,
   "score/score.wgsl": `// score: score[l, i] = sum over m of q[l, m, :] . centroid[kv(l), m, code[kv(l), m, i], :], m ascending.
@@ -1224,6 +1237,221 @@ fn merge(
   }
 }
 `,
+  "score_topk/score_tiles.wgsl": `// score_tiles: as candidates of e04, for large tiles: 16 invocations share a table entry, codes come 16 at a
+// time, ranks stay in registers, and the lists of a kv share a tile's codes. Stages: score and top-K (e07).
+//
+// query:           f32[B, H, rows, D]
+// centroids:       f32[B, Hkv, M, C, CENTROID_WIDTH]
+// codes:           u32[B, Hkv, M, coded_stride / 4], four codes per word, the lowest byte first
+// candidate_ranks: u32[B, H, rows, tiles, kept], 0 where the tile has fewer candidates
+// candidate_ix:    u32[B, H, rows, tiles, kept], position among the coded tokens, ascending
+//
+// A tile is WG * 16 tokens; invocation \`lane\` owns 16 neighbouring ones and keeps their ranks in registers. One
+// workgroup owns one tile of LISTS lists of one kv (query heads of a group, rows), so that memory is read once
+// for all of them.
+//
+// Which tokens are kept: the n_heavy-th highest of the invocations' best ranks bounds the tile's n_heavy-th
+// highest rank from below (n_heavy invocations hold one at least as high), and hardly more than n_heavy
+// tokens reach it. They are all kept where they fit; else (ties, or fewer invocations with candidates than
+// n_heavy) narrowing over all ranks finds exactly the n_heavy best. Either way a list's best are among them.
+// Preconditions: coded_stride is a multiple of 16.
+
+override WG: u32;
+override LISTS: u32;  // lists per workgroup
+
+@group(0) @binding(1) var<storage, read> query: array<f32>;
+@group(0) @binding(2) var<storage, read> centroids: array<f32>;
+@group(0) @binding(3) var<storage, read> codes: array<vec4u>;
+@group(0) @binding(4) var<storage, read_write> candidate_ranks: array<u32>;
+@group(0) @binding(5) var<storage, read_write> candidate_ix: array<u32>;
+
+var<workgroup> wg_kept: u32;
+
+// What one invocation holds of a tile.
+struct Sixteen {
+  a: vec4u,
+  b: vec4u,
+  c: vec4u,
+  d: vec4u,
+}
+
+struct Scores {
+  a: vec4f,
+  b: vec4f,
+  c: vec4f,
+  d: vec4f,
+}
+
+fn codes_of(first_group: u32, m: u32, at: u32) -> vec4u {
+  return codes[(first_group + m) * (params.coded_stride / 16u) + at];
+}
+
+fn add_lookups(scores: Scores, lane: u32, m: u32, words: vec4u) -> Scores {
+  return Scores(
+    scores.a + look_up(lane, m, words.x),
+    scores.b + look_up(lane, m, words.y),
+    scores.c + look_up(lane, m, words.z),
+    scores.d + look_up(lane, m, words.w),
+  );
+}
+
+fn ranks_of(score: vec4f, first: u32, row: Row) -> vec4u {
+  let i = vec4u(0u, 1u, 2u, 3u) + first;
+  let is_candidate = (i >= vec4u(row.cand_begin)) & (i < vec4u(row.cand_end));
+  let all = vec4u(rank_of(score.x), rank_of(score.y), rank_of(score.z), rank_of(score.w));
+  return select(vec4u(NO_CANDIDATE), all, is_candidate);
+}
+
+fn highest(four: vec4u) -> u32 {
+  return max(max(four.x, four.y), max(four.z, four.w));
+}
+
+// Scores in ascending order of m. The first two subvectors' codes come as arguments: loaded before the table was
+// there to use them.
+fn score_sixteen(lane: u32, first_group: u32, at: u32, words_0: vec4u, words_1: vec4u) -> Scores {
+  var scores = Scores(
+    look_up(lane, 0u, words_0.x),
+    look_up(lane, 0u, words_0.y),
+    look_up(lane, 0u, words_0.z),
+    look_up(lane, 0u, words_0.w),
+  );
+  if (1u < SUBVECTORS) { scores = add_lookups(scores, lane, 1u, words_1); }
+  for (var m = 2u; m < SUBVECTORS; m++) {
+    scores = add_lookups(scores, lane, m, codes_of(first_group, m, at));
+  }
+  return scores;
+}
+
+fn count_sixteen(cut: Cut, shift: u32, ranks: Sixteen) {
+  count_four(cut, shift, ranks.a);
+  count_four(cut, shift, ranks.b);
+  count_four(cut, shift, ranks.c);
+  count_four(cut, shift, ranks.d);
+}
+
+fn count_four(cut: Cut, shift: u32, ranks: vec4u) {
+  count_rank(cut, shift, ranks.x);
+  count_rank(cut, shift, ranks.y);
+  count_rank(cut, shift, ranks.z);
+  count_rank(cut, shift, ranks.w);
+}
+
+// (ranks above the cut, ranks in it).
+fn count_taken(cut: Cut, ranks: vec4u) -> vec2u {
+  let is_above = ranks > vec4u(cut.high);
+  let is_within = (ranks >= vec4u(cut.low)) & !is_above;
+  return vec2u(dot(vec4u(is_above), vec4u(1u)), dot(vec4u(is_within), vec4u(1u)));
+}
+
+// Stores a rank that the cut takes; \`at\` counts the ranks above the cut and in it before this one.
+fn keep(cut: Cut, at: vec2u, out: u32, rank: u32, ix: u32) -> vec2u {
+  if (rank < cut.low) { return at; }
+  let is_above = rank > cut.high;
+  if (is_above || at.y < cut.need) {
+    let slot = out + at.x + min(at.y, cut.need);
+    candidate_ranks[slot] = rank;
+    candidate_ix[slot] = ix;
+  }
+  return at + select(vec2u(0u, 1u), vec2u(1u, 0u), is_above);
+}
+
+fn keep_four(cut: Cut, before: vec2u, out: u32, ranks: vec4u, ix: u32) -> vec2u {
+  var at = before;
+  at = keep(cut, at, out, ranks.x, ix);
+  at = keep(cut, at, out, ranks.y, ix + 1u);
+  at = keep(cut, at, out, ranks.z, ix + 2u);
+  return keep(cut, at, out, ranks.w, ix + 3u);
+}
+
+// In uniform control flow only.
+fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile: u32, words_0: vec4u, words_1: vec4u) {
+  let row = params.rows[list_ix % params.n_rows];
+  let ix = (tile * WG + lane) * 16u;
+  var ranks = Sixteen();
+  if (ix < row.cand_end && ix + 16u > row.cand_begin) {
+    let scores = score_sixteen(lane, first_group, ix / 16u, words_0, words_1);
+    ranks = Sixteen(
+      ranks_of(scores.a, ix, row),
+      ranks_of(scores.b, ix + 4u, row),
+      ranks_of(scores.c, ix + 8u, row),
+      ranks_of(scores.d, ix + 12u, row),
+    );
+  }
+
+  // A bound from the invocations' best.
+  let best = max(max(highest(ranks.a), highest(ranks.b)), max(highest(ranks.c), highest(ranks.d)));
+  offer(lane, best, select(~best, 0u, best == NO_CANDIDATE));
+  let range = offered_range(row.n_heavy);
+  var shift = bin_shift(range);
+  count_rank(range, shift, best);
+  var found = choose_bin(lane, row.n_heavy, shift);
+  let bound = select(1u, range.low + (found.x << shift), found.w == 1u);
+  var cut = Cut(bound, 0xffffffffu, 0xffffffffu);
+
+  var mine = count_taken(cut, ranks.a) + count_taken(cut, ranks.b) + count_taken(cut, ranks.c) + count_taken(cut, ranks.d);
+  var upto = scan_inclusive(lane, mine);
+  if (lane == WG - 1u) { wg_kept = upto.x + upto.y; }
+  var n_kept = workgroupUniformLoad(&wg_kept);
+  if (n_kept > kept()) {
+    cut = Cut(bound, range.high, row.n_heavy);
+    var is_done = false;
+    while (!is_done) {
+      shift = bin_shift(cut);
+      count_sixteen(cut, shift, ranks);
+      found = choose_bin(lane, cut.need, shift);
+      cut = narrowed(cut, shift, found);
+      is_done = found.z == 1u;
+    }
+    mine = count_taken(cut, ranks.a) + count_taken(cut, ranks.b) + count_taken(cut, ranks.c) + count_taken(cut, ranks.d);
+    upto = scan_inclusive(lane, mine);
+    n_kept = row.n_heavy;
+  }
+
+  let out = list_ix * tiles_stride() + tile * kept();
+  if (mine.x + mine.y > 0u) {
+    var at = upto - mine;
+    at = keep_four(cut, at, out, ranks.a, ix);
+    at = keep_four(cut, at, out, ranks.b, ix + 4u);
+    at = keep_four(cut, at, out, ranks.c, ix + 8u);
+    at = keep_four(cut, at, out, ranks.d, ix + 12u);
+  }
+  for (var slot = n_kept + lane; slot < kept(); slot += WG) {
+    candidate_ranks[out + slot] = NO_CANDIDATE;
+  }
+}
+
+@compute @workgroup_size(WG)
+fn score_tiles(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups);
+  let lists_of_kv = HEADS / KV_HEADS * params.n_rows;
+  let n_parts = (lists_of_kv + LISTS - 1u) / LISTS;
+  if (ix < BATCH * KV_HEADS * n_parts * n_tiles()) {
+    let tile = ix % n_tiles();
+    let kv = ix / n_tiles() / n_parts;
+    let first_group = kv * SUBVECTORS;
+    let at = tile * WG + lane;
+    var words_0 = vec4u();
+    var words_1 = vec4u();
+    if (at * 16u < params.coded_stride) {
+      words_0 = codes_of(first_group, 0u, at);
+      if (1u < SUBVECTORS) { words_1 = codes_of(first_group, 1u, at); }
+    }
+    let first = ix / n_tiles() % n_parts * LISTS;
+    for (var l = first; l < min(first + LISTS, lists_of_kv); l++) {
+      let list_ix = kv * lists_of_kv + l;
+      if (params.rows[list_ix % params.n_rows].n_heavy > 0u) {
+        fill_table(lane, list_ix, first_group);
+        keep_tile(lane, list_ix, first_group, tile, words_0, words_1);
+        workgroupBarrier();
+      }
+    }
+  }
+}
+`,
   "score_topk/tiles.wgsl": `// How the candidates of a tile lie: candidate_ranks and candidate_ix are u32[lists, tiles, kept()], tiles by
 // capacity, so that rows do not move as tokens come.
 
@@ -1231,7 +1459,7 @@ override TILE: u32;   // tokens per tile, a multiple of 4
 override SLACK: u32;  // candidates that a tile may keep beyond the most that a list takes
 
 fn n_tiles() -> u32 { return (params.n_coded + TILE - 1u) / TILE; }
-fn kept() -> u32 { return min(params.heavy_stride + SLACK, TILE); }
+fn kept() -> u32 { return min((params.heavy_stride + SLACK + 3u) / 4u * 4u, TILE); }
 fn tiles_stride() -> u32 { return (params.coded_stride + TILE - 1u) / TILE * kept(); }
 `,
   "topk/bitonic.wgsl": `// Shared part of every kernel that sorts with one workgroup: the comparators of a bitonic network
@@ -1260,76 +1488,27 @@ fn power_of_two(n: u32) -> u32 {
   return 1u << (32u - countLeadingZeros(n - 1u));
 }
 `,
-  "topk/kth.wgsl": `// Shared part of the kernels that find the K-th highest of many ranks with one workgroup: radix select with
-// digits of 11, 11 and 10 bits from the top, stopping as soon as a digit separates. All invocations search
-// the histogram at once. Needs WG (a power of two up to 2,048), scan_sum, and of the kernel:
-//   count_ranks(lane, shift, key): calls count_rank for every rank
-//
-// Source: radix select as in Alabi, Blanchard, Gordon, Steinbach 2012.
+  "topk/extremes.wgsl": `// Shared part of the kernels that narrow a range of ranks: its ends over the workgroup.
 
-const N_BINS = 2048u;
-
-var<workgroup> wg_bins: array<atomic<u32>, N_BINS>;  // 8 KiB; all 0 between two digits
-var<workgroup> wg_bin: vec3u;
-
-// Ranks whose leading digits, rank >> shift, are above key are among the best; of those equal to key, \`need\`
-// are, by position.
-struct Kth {
-  key: u32,
-  shift: u32,
-  need: u32,
-}
-
-// Counts a rank if the digits above this one are those chosen so far. 0 is no candidate.
-fn count_rank(rank: u32, shift: u32, key: u32) {
-  if (rank != NO_CANDIDATE) {
-    if (shift == 21u) {
-      atomicAdd(&wg_bins[rank >> 21u], 1u);
-    } else if (shift == 10u) {
-      if (rank >> 21u == key) { atomicAdd(&wg_bins[(rank >> 10u) & 0x7ffu], 1u); }
-    } else if (rank >> 10u == key) {
-      atomicAdd(&wg_bins[rank & 0x3ffu], 1u);
-    }
+// Offers the highest of an invocation's ranks and the highest of their complements; 0 and 0 offer nothing.
+fn offer(lane: u32, highest: u32, not_lowest: u32) {
+  if (highest != NO_CANDIDATE) {
+    atomicMax(&wg_highest, highest);
+    atomicMax(&wg_not_lowest, not_lowest);
   }
 }
+`,
+  "topk/extremes_subgroup.wgsl": `// In place of \`extremes.wgsl\` where there are subgroups: one invocation of each offers for all.
 
-// The bin that holds the need-th highest rank, how many of it are needed and how many it holds; (0, need, 0)
-// where fewer than \`need\` were counted. Clears the histogram.
-fn choose_bin(lane: u32, need: u32) -> vec3u {
-  let per_lane = N_BINS / WG;
-  let top = N_BINS - 1u - lane * per_lane;
-  var mine = 0u;
-  for (var k = 0u; k < per_lane; k++) { mine += atomicLoad(&wg_bins[top - k]); }
-  let upto = scan_sum(lane, mine);
-  if (upto >= need && upto - mine < need) {
-    var above = upto - mine;
-    for (var k = 0u; k < per_lane; k++) {
-      let here = atomicLoad(&wg_bins[top - k]);
-      if (above < need && above + here >= need) { wg_bin = vec3u(top - k, need - above, here); }
-      above += here;
-    }
-  }
-  if (lane == WG - 1u && upto < need) { wg_bin = vec3u(0u, need, 0u); }
-  for (var k = 0u; k < per_lane; k++) { atomicStore(&wg_bins[top - k], 0u); }
-  return workgroupUniformLoad(&wg_bin);
-}
+enable subgroups;
 
-// Precondition: at least \`need\` ranks are candidates, need > 0.
-fn find_kth(lane: u32, need: u32) -> Kth {
-  var shift = 21u;
-  count_ranks(lane, shift, 0u);
-  workgroupBarrier();
-  var bin = choose_bin(lane, need);
-  var key = bin.x;
-  while (shift > 0u && bin.y < bin.z) {
-    let bits = select(10u, 11u, shift == 21u);
-    shift -= bits;
-    count_ranks(lane, shift, key);
-    workgroupBarrier();
-    bin = choose_bin(lane, bin.y);
-    key = (key << bits) | bin.x;
+fn offer(lane: u32, highest: u32, not_lowest: u32) {
+  let high = subgroupMax(highest);
+  let not_low = subgroupMax(not_lowest);
+  if (lane % SUBGROUP_SIZE == 0u) {
+    atomicMax(&wg_highest, high);
+    atomicMax(&wg_not_lowest, not_low);
   }
-  return Kth(key, shift, bin.y);
 }
 `,
   "topk/mask.wgsl": `// mask: rank[l, i] = rank_of(score[l, i]) for candidates, 0 for coded tokens in sink or window.
@@ -1362,6 +1541,116 @@ fn mask(
 
     ranks[at] = select(NO_CANDIDATE, rank_of(scores[at]), is_candidate);
   }
+}
+`,
+  "topk/narrow.wgsl": `// Shared part of the kernels that find the K-th highest of many ranks with one workgroup: a histogram of 4 * WG
+// bins over the range in which it must lie, then over the bin in which it lies, and so on. The first range is
+// that of the ranks themselves, so that one histogram is nearly always enough to tell K from K + 1. All invocations
+// search the histogram at once. Needs WG (a power of two), scan_sum and offer.
+//
+// Source: as radix select in Alabi, Blanchard, Gordon, Steinbach 2012, but with bins between the extremes, as
+// their bucket select.
+
+override N_BINS: u32 = 4u * WG;
+
+var<workgroup> wg_bins: array<atomic<u32>, N_BINS>;  // 16 bytes per invocation; all 0 between two histograms
+var<workgroup> wg_highest: atomic<u32>;
+var<workgroup> wg_not_lowest: atomic<u32>;
+var<workgroup> wg_found: vec4u;
+var<workgroup> wg_same: u32;
+
+// Ranks above \`high\` are among the best; of those from low to high the first \`need\` by position are.
+struct Cut {
+  low: u32,
+  high: u32,
+  need: u32,
+}
+
+// Ranks in a bin: 1 << bin_shift.
+fn bin_shift(cut: Cut) -> u32 {
+  let bits = 32u - countLeadingZeros(cut.high - cut.low);
+  let most = countTrailingZeros(N_BINS);
+  return max(bits, most) - most;
+}
+
+// Neighbouring bins lie WG apart, so that the four of an invocation are read without bank conflicts.
+fn bin_at(bin: u32) -> u32 {
+  return (bin & 3u) * WG + (bin >> 2u);
+}
+
+fn count_rank(cut: Cut, shift: u32, rank: u32) {
+  if (rank >= cut.low && rank <= cut.high) {
+    atomicAdd(&wg_bins[bin_at((rank - cut.low) >> shift)], 1u);
+  }
+}
+
+// The range of the ranks that were offered, but at most four octaves below the highest: far below it, where
+// the K-th rarely is, floats are so dense in ranks that a bin would hold everything. Begins with a barrier.
+fn offered_range(need: u32) -> Cut {
+  workgroupBarrier();
+  let high = atomicLoad(&wg_highest);
+  let low = max(~atomicLoad(&wg_not_lowest), high - min(high, 0x02000000u));
+  return Cut(min(low, high), high, need);
+}
+
+// (bin, how many of it are needed, 1 if those are all that it holds or all its ranks are equal, 1) of the bin that
+// holds the need-th highest rank; (0, how many were counted, 0, 0) where those are fewer. Begins with a barrier and clears the histogram.
+fn choose_bin(lane: u32, need: u32, shift: u32) -> vec4u {
+  workgroupBarrier();
+  if (lane == 0u) {
+    atomicStore(&wg_highest, 0u);
+    atomicStore(&wg_not_lowest, 0u);
+  }
+  let own = WG - 1u - lane;
+  let d = atomicLoad(&wg_bins[own + 3u * WG]);
+  let c = atomicLoad(&wg_bins[own + 2u * WG]);
+  let b = atomicLoad(&wg_bins[own + WG]);
+  let a = atomicLoad(&wg_bins[own]);
+  atomicStore(&wg_bins[own + 3u * WG], 0u);
+  atomicStore(&wg_bins[own + 2u * WG], 0u);
+  atomicStore(&wg_bins[own + WG], 0u);
+  atomicStore(&wg_bins[own], 0u);
+  let mine = a + b + c + d;
+  let upto = scan_sum(lane, mine);
+  if (upto >= need && upto - mine < need) {
+    var bin = own * 4u + 3u;
+    var here = d;
+    var left = need - (upto - mine);
+    if (left > here) {
+      left -= here;
+      here = c;
+      bin -= 1u;
+      if (left > here) {
+        left -= here;
+        here = b;
+        bin -= 1u;
+        if (left > here) {
+          left -= here;
+          here = a;
+          bin -= 1u;
+        }
+      }
+    }
+    wg_found = vec4u(bin, left, u32(left == here || shift == 0u), 1u);
+  }
+  if (lane == WG - 1u && upto < need) { wg_found = vec4u(0u, upto, 0u, 0u); }
+  return workgroupUniformLoad(&wg_found);
+}
+
+// The part of a cut that the found bin is; below the cut if there was none.
+fn narrowed(cut: Cut, shift: u32, found: vec4u) -> Cut {
+  if (found.w == 0u) { return Cut(1u, cut.low - 1u, cut.need - found.y); }
+  let low = cut.low + (found.x << shift);
+  return Cut(low, low + ((1u << shift) - 1u), found.y);
+}
+
+// Whether all ranks that were offered are equal. In uniform control flow only; begins with a barrier.
+fn all_equal(lane: u32) -> bool {
+  workgroupBarrier();
+  if (lane == 0u) {
+    wg_same = u32(atomicLoad(&wg_highest) == ~atomicLoad(&wg_not_lowest));
+  }
+  return workgroupUniformLoad(&wg_same) == 1u;
 }
 `,
   "topk/pick_best.wgsl": `// Shared part of the kernels that pick a list's best entries with one workgroup, best first; equal ranks
@@ -1567,9 +1856,116 @@ fn topk(
   }
 }
 `,
-  "topk_list/merge_list.wgsl": `// merge_list: the n_heavy best of the tiles' candidates of a list, ties to the lower token, between sink and
-// window: indices[l, :] = [sink | heavy | window], ascending; lengths[l] = how many; weights[l, :] = 1 at them.
-// Stages: top-K and list (e05). Replaces merge, offset, concat, sort, zeros and scatter of e04.
+  "topk_list/make_list.wgsl": `// Shared part of the kernels that make a list of the tiles' candidates: the n_heavy best, ties to the lower token,
+// between sink and window: indices[l, :] = [sink | heavy | window], ascending; lengths[l] = how many; weights[l, :]
+// = 1 at them. Needs candidate_ranks, candidate_ix, indices, lengths and WG.
+//
+// One workgroup owns one list. Invocation \`lane\` reads four neighbouring candidates at a time. Candidates come in
+// the order of their tokens, and so does what an ordered compaction keeps of them: nothing is sorted. The sink
+// ends before the first candidate and the window begins after the last. A short sequence lists everything: its
+// row has n_sink = n_tokens. Preconditions: at least n_heavy ranks are above 0; kept() is a multiple of 4.
+
+var<workgroup> wg_before: vec2u;
+
+fn put(list_ix: u32, at: u32, token: u32) {
+  indices[list_ix * params.list_stride + at] = token;
+  set_weight(list_ix, token, 1.0);
+}
+
+// Four candidates; past the end they are none.
+fn four_ranks(first: u32, at: u32, n_fours: u32) -> vec4u {
+  if (at >= n_fours) { return vec4u(NO_CANDIDATE); }
+  return candidate_ranks[first + at];
+}
+
+fn offer_four(lane: u32, cut: Cut, ranks: vec4u) {
+  let within = select(vec4u(NO_CANDIDATE), ranks, (ranks >= vec4u(cut.low)) & (ranks <= vec4u(cut.high)));
+  let inverse = select(vec4u(0u), ~within, within != vec4u(NO_CANDIDATE));
+  offer(lane, max(max(within.x, within.y), max(within.z, within.w)), max(max(inverse.x, inverse.y), max(inverse.z, inverse.w)));
+}
+
+fn count_four(cut: Cut, shift: u32, ranks: vec4u) {
+  count_rank(cut, shift, ranks.x);
+  count_rank(cut, shift, ranks.y);
+  count_rank(cut, shift, ranks.z);
+  count_rank(cut, shift, ranks.w);
+}
+
+// The cut that takes the n_heavy best. The first four candidates of every invocation stay in registers.
+fn best_cut(lane: u32, n_heavy: u32, first: u32, n_fours: u32, ranks: vec4u) -> Cut {
+  var cut = Cut(1u, 0xffffffffu, n_heavy);
+  var is_first = true;
+  var is_done = false;
+  while (!is_done) {
+    offer_four(lane, cut, ranks);
+    for (var at = lane + WG; at < n_fours; at += WG) { offer_four(lane, cut, candidate_ranks[first + at]); }
+    if (!is_first && all_equal(lane)) { break; }
+    cut = offered_range(cut.need);
+    let shift = bin_shift(cut);
+    count_four(cut, shift, ranks);
+    for (var at = lane + WG; at < n_fours; at += WG) { count_four(cut, shift, candidate_ranks[first + at]); }
+    let found = choose_bin(lane, cut.need, shift);
+    cut = narrowed(cut, shift, found);
+    is_done = found.z == 1u;
+    is_first = false;
+  }
+  return cut;
+}
+
+// Puts a rank that the cut takes; \`at\` counts the ranks above the cut and in it before this one.
+fn put_taken(cut: Cut, at: vec2u, list_ix: u32, row: Row, rank: u32, ix: u32) -> vec2u {
+  if (rank < cut.low) { return at; }
+  let is_above = rank > cut.high;
+  if (is_above || at.y < cut.need) {
+    put(list_ix, row.n_sink + at.x + min(at.y, cut.need), params.init_offset + ix);
+  }
+  return at + select(vec2u(0u, 1u), vec2u(1u, 0u), is_above);
+}
+
+// In uniform control flow only.
+fn make_list(lane: u32, list_ix: u32) {
+  let row = params.rows[list_ix % params.n_rows];
+  let first = list_ix * tiles_stride() / 4u;
+  let n_fours = select(0u, n_tiles() * kept() / 4u, row.n_heavy > 0u);
+  let ranks = four_ranks(first, lane, n_fours);
+  clear_weights(lane, list_ix);
+
+  var cut = Cut();
+  if (row.n_heavy > 0u) { cut = best_cut(lane, row.n_heavy, first, n_fours, ranks); }
+
+  storageBarrier();
+  for (var j = lane; j < row.n_sink; j += WG) { put(list_ix, j, j); }
+  for (var j = lane; j < row.n_tokens - row.window_begin; j += WG) {
+    put(list_ix, row.n_sink + row.n_heavy + j, row.window_begin + j);
+  }
+  if (lane == 0u) { lengths[list_ix] = row.list_length; }
+
+  // (ranks above the cut, ranks in it) before the candidates of this turn.
+  var before = vec2u();
+  for (var turn = 0u; turn < n_fours; turn += WG) {
+    let at = turn + lane;
+    let four = four_ranks(first, at, n_fours);
+    let is_above = four > vec4u(cut.high);
+    let is_within = (four >= vec4u(cut.low)) & !is_above;
+    let mine = vec2u(dot(vec4u(is_above), vec4u(1u)), dot(vec4u(is_within), vec4u(1u)));
+    let upto = before + scan_inclusive(lane, mine);
+    if (mine.x + mine.y > 0u) {
+      let ix = candidate_ix[first + at];
+      var so_far = upto - mine;
+      so_far = put_taken(cut, so_far, list_ix, row, four.x, ix.x);
+      so_far = put_taken(cut, so_far, list_ix, row, four.y, ix.y);
+      so_far = put_taken(cut, so_far, list_ix, row, four.z, ix.z);
+      so_far = put_taken(cut, so_far, list_ix, row, four.w, ix.w);
+    }
+    if (turn + WG < n_fours) {
+      if (lane == WG - 1u) { wg_before = upto; }
+      before = workgroupUniformLoad(&wg_before);
+    }
+  }
+}
+`,
+  "topk_list/merge_list.wgsl": `// merge_list: lists of the tiles' best candidates. Stages: top-K and list (e05). Replaces merge, offset, concat,
+// sort, zeros and scatter of e04.
 //
 // candidate_ranks: u32[B, H, rows, tiles, kept], 0 where a tile has fewer
 // candidate_ix:    u32[B, H, rows, tiles, kept], ascending where the rank is not 0
@@ -1577,32 +1973,14 @@ fn topk(
 // lengths:         u32[B, H, rows]
 // weights:         f32[B, H, rows, weight_stride], if weights are written
 //
-// One workgroup owns one list. Candidates come in the order of their tokens, and so does what an ordered
-// compaction keeps of them: nothing is sorted. The sink ends before the first candidate and the window begins
-// after the last. A short sequence lists everything: its row has n_sink = n_tokens.
-// Precondition: at least n_heavy ranks are above 0.
+// One workgroup owns one list; see \`make_list.wgsl\` for how.
 
 override WG: u32;
 
-@group(0) @binding(1) var<storage, read> candidate_ranks: array<u32>;
-@group(0) @binding(2) var<storage, read> candidate_ix: array<u32>;
+@group(0) @binding(1) var<storage, read> candidate_ranks: array<vec4u>;
+@group(0) @binding(2) var<storage, read> candidate_ix: array<vec4u>;
 @group(0) @binding(3) var<storage, read_write> indices: array<u32>;
 @group(0) @binding(4) var<storage, read_write> lengths: array<u32>;
-
-var<workgroup> wg_before: vec2u;
-
-var<private> first_entry: u32;
-
-fn count_ranks(lane: u32, shift: u32, key: u32) {
-  for (var i = lane; i < n_tiles() * kept(); i += WG) {
-    count_rank(candidate_ranks[first_entry + i], shift, key);
-  }
-}
-
-fn put(list_ix: u32, at: u32, token: u32) {
-  indices[list_ix * params.list_stride + at] = token;
-  set_weight(list_ix, token, 1.0);
-}
 
 @compute @workgroup_size(WG)
 fn merge_list(
@@ -1612,39 +1990,7 @@ fn merge_list(
 ) {
   let list_ix = job_ix(workgroup_id, num_workgroups);
   if (list_ix < n_lists()) {
-    let row = params.rows[list_ix % params.n_rows];
-    first_entry = list_ix * tiles_stride();
-    clear_weights(lane, list_ix);
-    storageBarrier();
-
-    for (var j = lane; j < row.n_sink; j += WG) { put(list_ix, j, j); }
-    for (var j = lane; j < row.n_tokens - row.window_begin; j += WG) {
-      put(list_ix, row.n_sink + row.n_heavy + j, row.window_begin + j);
-    }
-    if (lane == 0u) { lengths[list_ix] = row.list_length; }
-
-    if (row.n_heavy > 0u) {
-      let kth = find_kth(lane, row.n_heavy);
-      let n_entries = n_tiles() * kept();
-      // (ranks above the threshold, ranks equal to it) before the entries of this turn.
-      var before = vec2u();
-      for (var first = 0u; first < n_entries; first += WG) {
-        let i = first + lane;
-        var rank = NO_CANDIDATE;
-        if (i < n_entries) { rank = candidate_ranks[first_entry + i]; }
-        let leading = rank >> kth.shift;
-        let is_above = rank != NO_CANDIDATE && leading > kth.key;
-        let is_equal = rank != NO_CANDIDATE && leading == kth.key;
-        let flags = vec2u(u32(is_above), u32(is_equal));
-        let upto = before + scan_inclusive(lane, flags);
-        if (is_above || (is_equal && upto.y <= kth.need)) {
-          let at = upto.x + min(upto.y, kth.need) - 1u;
-          put(list_ix, row.n_sink + at, params.init_offset + candidate_ix[first_entry + i]);
-        }
-        if (lane == WG - 1u) { wg_before = upto; }
-        before = workgroupUniformLoad(&wg_before);
-      }
-    }
+    make_list(lane, list_ix);
   }
 }
 `,
@@ -1655,9 +2001,9 @@ fn set_weight(list_ix: u32, token: u32, weight: f32) {}
 fn clear_weights(lane: u32, list_ix: u32) {}
 `,
   "topk_list/weights_on.wgsl": `// How a kernel that makes lists keeps the dense weights: a row of them is 1 at the tokens of its list, else 0, and
-// only what the list before it had is cleared. Binding 5 is this part's.
+// only what the list before it had is cleared. The binding is this part's.
 
-@group(0) @binding(5) var<storage, read_write> weights: array<f32>;
+@group(0) @binding(9) var<storage, read_write> weights: array<f32>;
 
 fn set_weight(list_ix: u32, token: u32, weight: f32) {
   weights[list_ix * params.weight_stride + token] = weight;

@@ -137,7 +137,7 @@ export class GpuLayer implements Layer {
     const slotBytes = Math.ceil(PARAMS_BYTES / alignment) * alignment;
     const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
     const params = await gpu.allocate("params", slotBytes * PARAM_SLOTS, usage);
-    return new GpuLayer(def, context, gpu, kernels, params, slotBytes, await gpu.allocate("nothing", 4));
+    return new GpuLayer(def, context, gpu, kernels, params, slotBytes, await gpu.allocate("nothing", 16));
   }
 
   async reserve(capacity: Capacity, nCoded: number): Promise<void> {
@@ -175,7 +175,7 @@ export class GpuLayer implements Layer {
     const always = [io.centroids, io.phi, io.indices, io.lengths, ...(this.#writesWeights ? [io.weights] : [])];
     for (const def of [...always, ...this.#kernels.flatMap(({ kernel }) => kernel.buffers)]) {
       if (INPUTS.has(def.name)) continue;
-      const bytes = 4 * Math.max(1, def.elements(this.#config.shape, full));
+      const bytes = 4 * Math.max(4, def.elements(this.#config.shape, full)); // never less than one vec4
       if (bytes > limit) {
         refuse(
           `reserve ${capacity.tokens} tokens`,

@@ -32,6 +32,8 @@ export interface BufferDef {
 export interface BufferUse extends BufferDef {
   /** "read", or "read_write" where the kernel writes. */
   readonly access: "read" | "read_write";
+  /** Binding; default: its position in the kernel's list, from 1 on. */
+  readonly binding?: number;
 }
 
 /** The kernel reads this buffer. */
@@ -73,7 +75,7 @@ export interface Kernel {
   readonly name: string;
   /** WGSL parts in order, the kernel's own file last. */
   readonly wgsl: readonly string[];
-  /** Storage buffers in binding order, from binding 1 on; binding 0 is `Params`. */
+  /** Storage buffers; binding 0 is `Params`. */
   readonly buffers: readonly BufferUse[];
   /** Pure plan for a layer. */
   plan(shape: LayerShape): KernelPlan;
@@ -217,7 +219,7 @@ export class CompiledKernel {
         layout: this.#compiled.layout,
         entries: [
           { binding: 0, resource: { buffer: params, size: PARAMS_BYTES } },
-          ...ranges.map((range, ix) => ({ binding: ix + 1, resource: range })),
+          ...ranges.map((range, ix) => ({ binding: this.kernel.buffers[ix].binding ?? ix + 1, resource: range })),
         ],
       });
       this.#bindGroups.set(key, group);
@@ -267,7 +269,7 @@ async function compile(
         buffer: { type: "uniform", hasDynamicOffset: true, minBindingSize: PARAMS_BYTES },
       },
       ...kernel.buffers.map((use, ix): GPUBindGroupLayoutEntry => ({
-        binding: ix + 1,
+        binding: use.binding ?? ix + 1,
         visibility: GPUShaderStage.COMPUTE,
         buffer: { type: use.access === "read" ? "read-only-storage" : "storage" },
       })),

@@ -11,3 +11,8 @@ fn add_parts(a: vec4f, b: vec4f, c: vec4f, d: vec4f) -> f32 {
   let two = four.xy + four.zw;
   return two.x + two.y;
 }
+
+// Whether column first + part exists, for a multiple `first` of 16; known to the compiler for whole blocks.
+fn has_column(part: u32, first: u32) -> bool {
+  return first + N_PARTS <= SUB_WIDTH || first + part < SUB_WIDTH;
+}

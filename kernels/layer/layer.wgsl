@@ -37,7 +37,7 @@ struct Params {
   list_stride: u32,    // rows of indices
   weight_stride: u32,  // rows of weights
   n_rows: u32,
-  n_beside: u32,       // keys that the kernel of the tiles codes beside them: n_new or 0
+  n_beside: u32,       // keys that the kernel of the lists codes beside them: n_new or 0
   clears_previous: u32,  // 1: indices and lengths hold the lists that weights hold; 0: weights are 0
   @align(16) rows: array<Row, MAX_ROWS>,
 }

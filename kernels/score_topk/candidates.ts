@@ -35,7 +35,7 @@ export function nTiles(tiling: Tiling, step: StepShape): number {
 
 /** Candidates that a tile keeps per list. */
 export function keptPerTile(tiling: Tiling, step: StepShape): number {
-  return Math.min(step.heavyStride + tiling.slack, tiling.tile);
+  return Math.min(Math.ceil((step.heavyStride + tiling.slack) / 4) * 4, tiling.tile);
 }
 
 /** Entries from one list's candidates to the next. */

@@ -12,12 +12,36 @@ export interface Scan {
   readonly subgroupSize: number;
 }
 
-/** Bins of the histogram in `kth.wgsl`. */
-export const N_BINS = 2048;
+/** The WGSL parts that find a K-th highest rank, and scan_inclusive. */
+export function narrowParts({ subgroupSize }: Scan): string[] {
+  return [
+    "topk/rank.wgsl",
+    ...(subgroupSize > 0
+      ? ["topk/scan_subgroup.wgsl", "topk/extremes_subgroup.wgsl"]
+      : ["topk/scan.wgsl", "topk/extremes.wgsl"]),
+    "topk/scan_pair.wgsl",
+    "topk/narrow.wgsl",
+  ];
+}
 
-/** The WGSL part that defines scan_sum. */
-export function scanPart({ subgroupSize }: Scan): string {
-  return subgroupSize > 0 ? "topk/scan_subgroup.wgsl" : "topk/scan.wgsl";
+/** Bytes of workgroup memory that they take. */
+export function narrowBytes(scan: Scan): number {
+  return scanBytes(scan) + 16 * scan.invocations + 28;
+}
+
+/** Whether 16 invocations can share a row by shuffles. */
+export function sharesRows({ subgroupSize }: Scan): boolean {
+  return subgroupSize >= 16;
+}
+
+/** The WGSL part that defines add_rows. */
+export function rowsPart(scan: Scan): string {
+  return sharesRows(scan) ? "layer/rows_subgroup.wgsl" : "layer/rows_shared.wgsl";
+}
+
+/** Bytes of workgroup memory that it takes. */
+export function rowsBytes(scan: Scan): number {
+  return sharesRows(scan) ? 0 : 17 * scan.invocations;
 }
 
 /** The overrides of a kernel that scans. */
@@ -26,6 +50,6 @@ export function scanOverrides({ invocations, subgroupSize }: Scan): Record<strin
 }
 
 /** Bytes of workgroup memory that the scan takes. */
-export function scanBytes({ invocations, subgroupSize }: Scan): number {
+function scanBytes({ invocations, subgroupSize }: Scan): number {
   return subgroupSize > 0 ? Math.ceil(invocations / subgroupSize) * 4 : 8 * invocations;
 }

@@ -16,7 +16,7 @@ import {
   tilingOverrides,
 } from "../score_topk/candidates.ts";
 import { nLists } from "../shape.ts";
-import { N_BINS, type Scan, scanBytes, scanOverrides, scanPart } from "../topk/scan.ts";
+import { narrowBytes, narrowParts, type Scan, scanOverrides } from "../topk/scan.ts";
 
 /** What can be chosen for merge_list. */
 export interface MergeListOptions extends Scan {
@@ -33,12 +33,10 @@ export function mergeList(options: MergeListOptions): Kernel {
     name: "merge_list",
     wgsl: [
       "layer/layer.wgsl",
-      "topk/rank.wgsl",
-      scanPart(options),
-      "topk/scan_pair.wgsl",
-      "topk/kth.wgsl",
+      ...narrowParts(options),
       "score_topk/tiles.wgsl",
       options.weights ? "topk_list/weights_on.wgsl" : "topk_list/weights_off.wgsl",
+      "topk_list/make_list.wgsl",
       "topk_list/merge_list.wgsl",
     ],
     buffers: [
@@ -46,12 +44,12 @@ export function mergeList(options: MergeListOptions): Kernel {
       reads(candidateIx(tiling)),
       writes(indices),
       writes(lengths),
-      ...(options.weights ? [writes(weights)] : []),
+      ...(options.weights ? [{ ...writes(weights), binding: 9 }] : []),
     ],
     plan: (shape) => ({
       overrides: { ...layerOverrides(shape), ...scanOverrides(options), ...tilingOverrides(tiling) },
       invocations,
-      workgroupBytes: scanBytes(options) + N_BINS * 4 + 16 + 8,
+      workgroupBytes: narrowBytes(options) + 8,
     }),
     work(shape, step) {
       const lists = nLists(shape, step);

@@ -1,7 +1,7 @@
 // How a kernel that makes lists keeps the dense weights: a row of them is 1 at the tokens of its list, else 0, and
-// only what the list before it had is cleared. Binding 5 is this part's.
+// only what the list before it had is cleared. The binding is this part's.
 
-@group(0) @binding(5) var<storage, read_write> weights: array<f32>;
+@group(0) @binding(9) var<storage, read_write> weights: array<f32>;
 
 fn set_weight(list_ix: u32, token: u32, weight: f32) {
   weights[list_ix * params.weight_stride + token] = weight;

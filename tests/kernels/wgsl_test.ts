@@ -77,7 +77,7 @@ for (const kernel of KERNELS) {
     }));
     bindings.sort((a, b) => a.binding - b.binding); // a part may bring a binding of its own
     const expected = kernel.buffers.map((use, ix) => ({
-      binding: ix + 1,
+      binding: use.binding ?? ix + 1,
       access: use.access,
       name: snake(use.name),
       type: use.type,

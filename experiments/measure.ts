@@ -1,0 +1,247 @@
+/**
+ * Timing of steps on the GPU: by timestamps with warm clocks, hot and cold, per operation, and on the wall.
+ * One way for benches, tuning and traces.
+ *
+ * @module
+ */
+
+import type { OwnedBuffer } from "../kernels/gpu/buffers.ts";
+import type { Gpu } from "../kernels/gpu/device.ts";
+import { PassTimer } from "../kernels/gpu/timing.ts";
+import type { Pipeline } from "../indexer/pipelines/pipeline.ts";
+import type { PqIndexer } from "../indexer/pq_indexer.ts";
+import { gaussian } from "./inputs/synthetic.ts";
+import { openIndex, type Workload, type WorkloadState } from "./inputs/workload.ts";
+
+/** Passes that one submit times: an index lets 64 recorded steps wait. */
+const ROUND = 60;
+
+/** Query and new keys of one step on the GPU. */
+export interface StepInputs {
+  readonly query: OwnedBuffer;
+  readonly newKeys: OwnedBuffer;
+}
+
+/** Draws the inputs of a step. */
+export async function drawInputs(gpu: Gpu, workload: Workload, seed: number): Promise<StepInputs> {
+  const { batch, heads, kvHeads, headWidth } = workload;
+  return {
+    query: await gpu.upload("query", gaussian(batch * heads * headWidth, seed)),
+    newKeys: await gpu.upload("new keys", gaussian(batch * kvHeads * headWidth, seed + 1)),
+  };
+}
+
+/** One or more indexes in the same state; several of them so large that no cache holds them all. */
+export class Bench {
+  readonly gpu: Gpu;
+  readonly pipeline: Pipeline;
+  readonly workload: Workload;
+  /** The indexes; steps go round them. */
+  readonly indexes: readonly PqIndexer[];
+  readonly #inputs: StepInputs;
+  /** Steps recorded in the submit that is being encoded. */
+  #next = 0;
+  #warmSteps = 1;
+
+  private constructor(gpu: Gpu, pipeline: Pipeline, workload: Workload, indexes: PqIndexer[], inputs: StepInputs) {
+    this.gpu = gpu;
+    this.pipeline = pipeline;
+    this.workload = workload;
+    this.indexes = indexes;
+    this.#inputs = inputs;
+  }
+
+  /**
+   * Makes the indexes.
+   *
+   * @param count 1 for a hot cache
+   * @param steps for how many steps per index there is to be room
+   */
+  static async open(
+    gpu: Gpu,
+    pipeline: Pipeline,
+    workload: Workload,
+    state: WorkloadState,
+    options: { count?: number; steps: number },
+  ): Promise<Bench> {
+    const indexes: PqIndexer[] = [];
+    for (let ix = 0; ix < (options.count ?? 1); ix++) {
+      indexes.push(await openIndex(workload, state, pipeline, gpu.device, options.steps));
+    }
+    return new Bench(gpu, pipeline, workload, indexes, await drawInputs(gpu, workload, 7));
+  }
+
+  /** Dispatches of a step that goes on from the one before it. */
+  get dispatches(): number {
+    return this.indexes[0].dispatchesPerStep();
+  }
+
+  #record(target: Parameters<PqIndexer["record"]>[0], appends = true): void {
+    const index = this.indexes[this.#next++ % this.indexes.length];
+    const { query, newKeys } = this.#inputs;
+    index.record(target, { query: query.buffer, newKeys: appends ? newKeys.buffer : undefined });
+  }
+
+  /** What was recorded is submitted. */
+  async #settle(): Promise<void> {
+    for (const index of this.indexes) await index.reserve(index.tokens);
+  }
+
+  /** Selects without appending for about `ms`, in one submit; off the clock. */
+  async #keepBusy(): Promise<void> {
+    await this.#settle();
+    await this.gpu.submit("keep warm", (encoder) => {
+      const pass = encoder.beginComputePass({ label: "keep warm" });
+      for (let k = 0; k < this.#warmSteps; k++) this.#record(pass, false);
+      pass.end();
+    });
+    await this.#settle();
+  }
+
+  /** Raises the clocks, which idle low and rise slowly, and finds how many steps keep them up. */
+  async warmUp(atLeastMs = 300): Promise<void> {
+    const { gpu } = this;
+    if (gpu.info.isSoftware) {
+      await this.#keepBusy();
+      await gpu.fence();
+      return;
+    }
+    const begin = performance.now();
+    let best = Infinity, steady = 0;
+    this.#warmSteps = Math.min(ROUND, ROUND * this.indexes.length);
+    while (steady < 3 && performance.now() - begin < 2000 || performance.now() - begin < atLeastMs) {
+      const from = performance.now();
+      for (let k = 0; k < 8; k++) await this.#keepBusy();
+      await gpu.fence();
+      const each = (performance.now() - from) / 8;
+      steady = each > 0.97 * best ? steady + 1 : 0;
+      best = Math.min(best, each);
+    }
+  }
+
+  /**
+   * GPU time of whole steps, each in a pass of its own.
+   *
+   * @param samples how many
+   * @param appends whether each step brings a new key per KV head
+   * @returns µs per step; empty where the device has no timestamps
+   */
+  async gpuSteps(samples: number, appends = true): Promise<number[]> {
+    return await this.#timed(samples, (timer, encoder) => {
+      const pass = timer.beginPass(encoder, "step");
+      this.#record(pass, appends);
+      pass.end();
+    });
+  }
+
+  /** GPU time of passes that hold nothing: the overhead that every pass pays. */
+  async gpuEmpty(samples: number): Promise<number[]> {
+    return await this.#timed(samples, (timer, encoder) => timer.beginPass(encoder, "empty").end());
+  }
+
+  async #timed(samples: number, encode: (timer: PassTimer, encoder: GPUCommandEncoder) => void): Promise<number[]> {
+    const { gpu } = this;
+    using timer = await PassTimer.create(gpu, ROUND);
+    if (!timer) return [];
+    const all: number[] = [];
+    while (all.length < samples) {
+      const count = Math.min(ROUND, samples - all.length);
+      await this.#keepBusy();
+      await gpu.submit("timed steps", (encoder) => {
+        for (let k = 0; k < count; k++) encode(timer, encoder);
+      });
+      all.push(...(await timer.read()).map(({ us }) => us));
+    }
+    await this.#settle();
+    return all;
+  }
+
+  /** GPU time of `layers` steps in one pass: what a decode loop of so many layers takes per token. */
+  async gpuLayers(samples: number, layers: number): Promise<number[]> {
+    return await this.#timed(samples, (timer, encoder) => {
+      const pass = timer.beginPass(encoder, "layers");
+      for (let k = 0; k < layers; k++) this.#record(pass);
+      pass.end();
+    });
+  }
+
+  /** Mean GPU time of each operation in a pass of its own, µs by name. */
+  async gpuOperations(samples: number, appends = true): Promise<Map<string, number>> {
+    const { gpu } = this;
+    const totals = new Map<string, number>();
+    const operations = this.indexes[0].operations.length;
+    const perSubmit = Math.max(1, Math.floor(ROUND / operations));
+    using timer = await PassTimer.create(gpu, perSubmit * operations);
+    if (!timer) return totals;
+    for (let done = 0; done < samples;) {
+      const count = Math.min(perSubmit, samples - done);
+      await this.#keepBusy();
+      await gpu.submit("timed operations", (encoder) => {
+        for (let k = 0; k < count; k++) this.#record((name) => timer.beginPass(encoder, name), appends);
+      });
+      for (const { label, us } of await timer.read()) totals.set(label, (totals.get(label) ?? 0) + us / samples);
+      done += count;
+    }
+    await this.#settle();
+    return totals;
+  }
+
+  /**
+   * Wall time from submit to idle, interleaved with submits of an empty pass.
+   *
+   * @returns µs of steps and of empty submits, pair by pass
+   */
+  async wall(samples: number): Promise<{ step: number[]; empty: number[] }> {
+    const { gpu } = this;
+    const blocks = await gpu.canFenceNow();
+    const step: number[] = [], empty: number[] = [];
+    const once = async (record: (pass: GPUComputePassEncoder) => void): Promise<number> => {
+      const encoder = gpu.device.createCommandEncoder();
+      const pass = encoder.beginComputePass();
+      record(pass);
+      pass.end();
+      const commands = encoder.finish();
+      const begin = performance.now();
+      gpu.device.queue.submit([commands]);
+      if (blocks) gpu.fenceNow();
+      else await gpu.fence();
+      return (performance.now() - begin) * 1e3;
+    };
+    await this.#keepBusy();
+    await gpu.fence();
+    for (let k = 0; k < samples; k++) {
+      if (k % 16 === 0) await this.#settle();
+      empty.push(await once(() => {}));
+      step.push(await once((pass) => this.#record(pass)));
+    }
+    await this.#settle();
+    return { step, empty };
+  }
+
+  /** Wall time per step when `count` steps go into one submit. */
+  async amortized(samples: number, count = 32): Promise<number[]> {
+    const { gpu } = this;
+    const all: number[] = [];
+    for (let k = 0; k < samples; k++) {
+      await this.#keepBusy();
+      await gpu.fence();
+      const begin = performance.now();
+      await gpu.submit("amortized steps", (encoder) => {
+        const pass = encoder.beginComputePass();
+        for (let i = 0; i < count; i++) this.#record(pass);
+        pass.end();
+      });
+      await gpu.fence();
+      all.push((performance.now() - begin) * 1e3 / count);
+      await this.#settle();
+    }
+    return all;
+  }
+
+  /** Frees indexes and inputs. */
+  [Symbol.dispose](): void {
+    for (const index of this.indexes) index.destroy();
+    this.#inputs.query.destroy();
+    this.#inputs.newKeys.destroy();
+  }
+}

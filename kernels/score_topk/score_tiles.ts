@@ -1,0 +1,90 @@
+/**
+ * score_tiles: candidates of large tiles. See `score_tiles.wgsl`.
+ *
+ * @module
+ */
+
+import { type Kernel, layerOverrides, reads, writes } from "../gpu/kernel.ts";
+import { centroids, query } from "../layer/buffers.ts";
+import { packedCodesBuffer } from "../quantize/assign_packed.ts";
+import { type LayerShape, needsScores } from "../shape.ts";
+import { narrowBytes, narrowParts, rowsBytes, rowsPart, type Scan, scanOverrides } from "../topk/scan.ts";
+import {
+  candidateIx,
+  candidateRanks,
+  candidatesTwin,
+  keptPerTile,
+  nTiles,
+  type Tiling,
+  tilingOverrides,
+} from "./candidates.ts";
+
+/** What can be chosen for score_tiles. All choices give the same lists. */
+export interface ScoreTilesOptions extends Scan {
+  /** Copies of every table entry, a power of two. */
+  readonly replicas: number;
+  /** Lists (query heads of a group, rows) per workgroup, which share the reading of codes. */
+  readonly lists: number;
+}
+
+/** Tokens per invocation. */
+const TOKENS = 16;
+
+/** How candidates of these tiles lie: with room for tokens that tie or come close. */
+export function tilingOf({ invocations }: Scan): Tiling {
+  return { tile: invocations * TOKENS, slack: 64 };
+}
+
+/** Bytes of workgroup memory: the table, sums of rows, histogram, scan and small change. */
+export function scoreTilesBytes(shape: LayerShape, options: ScoreTilesOptions): number {
+  const table = 4 * shape.subvectors * shape.centroids * options.replicas;
+  return table + rowsBytes(options) + narrowBytes(options) + 4;
+}
+
+/** Scores tiles and keeps their best candidates. */
+export function scoreTiles(options: ScoreTilesOptions): Kernel {
+  const tiling = tilingOf(options);
+  return {
+    name: "score_tiles",
+    wgsl: [
+      "layer/layer.wgsl",
+      "layer/columns.wgsl",
+      rowsPart(options),
+      "score/product_part.wgsl",
+      "score/lookup_rows.wgsl",
+      ...narrowParts(options),
+      "score_topk/tiles.wgsl",
+      "score_topk/score_tiles.wgsl",
+    ],
+    buffers: [
+      reads(query),
+      reads(centroids),
+      reads(packedCodesBuffer),
+      writes(candidateRanks(tiling)),
+      writes(candidateIx(tiling)),
+    ],
+    plan: (shape) => ({
+      overrides: {
+        ...layerOverrides(shape),
+        ...scanOverrides(options),
+        ...tilingOverrides(tiling),
+        REPLICAS: options.replicas,
+        LISTS: options.lists,
+      },
+      invocations: options.invocations,
+      workgroupBytes: scoreTilesBytes(shape, options),
+    }),
+    work(shape, step) {
+      if (!needsScores(step)) return { workgroups: 0, bytesMoved: 0 };
+      const lists = shape.heads / shape.kvHeads * step.rows.length;
+      const parts = Math.ceil(lists / options.lists), tiles = nTiles(tiling, step);
+      const kvs = shape.batch * shape.kvHeads;
+      const perTile = lists * (shape.headWidth * (shape.centroids + 1) * 4 + keptPerTile(tiling, step) * 8);
+      return {
+        workgroups: kvs * parts * tiles,
+        bytesMoved: kvs * (tiles * perTile + parts * step.nCoded * shape.subvectors),
+      };
+    },
+    twin: (shape, step, buffers) => candidatesTwin(tiling, shape, step, buffers),
+  };
+}

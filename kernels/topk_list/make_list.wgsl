@@ -1,0 +1,107 @@
+// Shared part of the kernels that make a list of the tiles' candidates: the n_heavy best, ties to the lower token,
+// between sink and window: indices[l, :] = [sink | heavy | window], ascending; lengths[l] = how many; weights[l, :]
+// = 1 at them. Needs candidate_ranks, candidate_ix, indices, lengths and WG.
+//
+// One workgroup owns one list. Invocation `lane` reads four neighbouring candidates at a time. Candidates come in
+// the order of their tokens, and so does what an ordered compaction keeps of them: nothing is sorted. The sink
+// ends before the first candidate and the window begins after the last. A short sequence lists everything: its
+// row has n_sink = n_tokens. Preconditions: at least n_heavy ranks are above 0; kept() is a multiple of 4.
+
+var<workgroup> wg_before: vec2u;
+
+fn put(list_ix: u32, at: u32, token: u32) {
+  indices[list_ix * params.list_stride + at] = token;
+  set_weight(list_ix, token, 1.0);
+}
+
+// Four candidates; past the end they are none.
+fn four_ranks(first: u32, at: u32, n_fours: u32) -> vec4u {
+  if (at >= n_fours) { return vec4u(NO_CANDIDATE); }
+  return candidate_ranks[first + at];
+}
+
+fn offer_four(lane: u32, cut: Cut, ranks: vec4u) {
+  let within = select(vec4u(NO_CANDIDATE), ranks, (ranks >= vec4u(cut.low)) & (ranks <= vec4u(cut.high)));
+  let inverse = select(vec4u(0u), ~within, within != vec4u(NO_CANDIDATE));
+  offer(lane, max(max(within.x, within.y), max(within.z, within.w)), max(max(inverse.x, inverse.y), max(inverse.z, inverse.w)));
+}
+
+fn count_four(cut: Cut, shift: u32, ranks: vec4u) {
+  count_rank(cut, shift, ranks.x);
+  count_rank(cut, shift, ranks.y);
+  count_rank(cut, shift, ranks.z);
+  count_rank(cut, shift, ranks.w);
+}
+
+// The cut that takes the n_heavy best. The first four candidates of every invocation stay in registers.
+fn best_cut(lane: u32, n_heavy: u32, first: u32, n_fours: u32, ranks: vec4u) -> Cut {
+  var cut = Cut(1u, 0xffffffffu, n_heavy);
+  var is_first = true;
+  var is_done = false;
+  while (!is_done) {
+    offer_four(lane, cut, ranks);
+    for (var at = lane + WG; at < n_fours; at += WG) { offer_four(lane, cut, candidate_ranks[first + at]); }
+    if (!is_first && all_equal(lane)) { break; }
+    cut = offered_range(cut.need);
+    let shift = bin_shift(cut);
+    count_four(cut, shift, ranks);
+    for (var at = lane + WG; at < n_fours; at += WG) { count_four(cut, shift, candidate_ranks[first + at]); }
+    let found = choose_bin(lane, cut.need, shift);
+    cut = narrowed(cut, shift, found);
+    is_done = found.z == 1u;
+    is_first = false;
+  }
+  return cut;
+}
+
+// Puts a rank that the cut takes; `at` counts the ranks above the cut and in it before this one.
+fn put_taken(cut: Cut, at: vec2u, list_ix: u32, row: Row, rank: u32, ix: u32) -> vec2u {
+  if (rank < cut.low) { return at; }
+  let is_above = rank > cut.high;
+  if (is_above || at.y < cut.need) {
+    put(list_ix, row.n_sink + at.x + min(at.y, cut.need), params.init_offset + ix);
+  }
+  return at + select(vec2u(0u, 1u), vec2u(1u, 0u), is_above);
+}
+
+// In uniform control flow only.
+fn make_list(lane: u32, list_ix: u32) {
+  let row = params.rows[list_ix % params.n_rows];
+  let first = list_ix * tiles_stride() / 4u;
+  let n_fours = select(0u, n_tiles() * kept() / 4u, row.n_heavy > 0u);
+  let ranks = four_ranks(first, lane, n_fours);
+  clear_weights(lane, list_ix);
+
+  var cut = Cut();
+  if (row.n_heavy > 0u) { cut = best_cut(lane, row.n_heavy, first, n_fours, ranks); }
+
+  storageBarrier();
+  for (var j = lane; j < row.n_sink; j += WG) { put(list_ix, j, j); }
+  for (var j = lane; j < row.n_tokens - row.window_begin; j += WG) {
+    put(list_ix, row.n_sink + row.n_heavy + j, row.window_begin + j);
+  }
+  if (lane == 0u) { lengths[list_ix] = row.list_length; }
+
+  // (ranks above the cut, ranks in it) before the candidates of this turn.
+  var before = vec2u();
+  for (var turn = 0u; turn < n_fours; turn += WG) {
+    let at = turn + lane;
+    let four = four_ranks(first, at, n_fours);
+    let is_above = four > vec4u(cut.high);
+    let is_within = (four >= vec4u(cut.low)) & !is_above;
+    let mine = vec2u(dot(vec4u(is_above), vec4u(1u)), dot(vec4u(is_within), vec4u(1u)));
+    let upto = before + scan_inclusive(lane, mine);
+    if (mine.x + mine.y > 0u) {
+      let ix = candidate_ix[first + at];
+      var so_far = upto - mine;
+      so_far = put_taken(cut, so_far, list_ix, row, four.x, ix.x);
+      so_far = put_taken(cut, so_far, list_ix, row, four.y, ix.y);
+      so_far = put_taken(cut, so_far, list_ix, row, four.z, ix.z);
+      so_far = put_taken(cut, so_far, list_ix, row, four.w, ix.w);
+    }
+    if (turn + WG < n_fours) {
+      if (lane == WG - 1u) { wg_before = upto; }
+      before = workgroupUniformLoad(&wg_before);
+    }
+  }
+}
