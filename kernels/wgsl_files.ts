@@ -77,6 +77,12 @@ fn n_lists() -> u32 {
   return BATCH * HEADS * params.n_rows;
 }
 
+// The row of a list; in the common case of one row, at an address that the compiler knows.
+fn row_of_list(list_ix: u32) -> Row {
+  if (params.n_rows == 1u) { return params.rows[0]; }
+  return params.rows[list_ix % params.n_rows];
+}
+
 fn kv_of_list(list_ix: u32) -> u32 {
   let query_head = list_ix / params.n_rows;
   return (query_head / HEADS) * KV_HEADS + (query_head % HEADS) / (HEADS / KV_HEADS);
@@ -84,6 +90,8 @@ fn kv_of_list(list_ix: u32) -> u32 {
 `,
   "layer/rows_shared.wgsl": `// How 16 invocations that share a row add their partial sums: through workgroup memory. Needs WG, a multiple of 16.
 // Rows go WG / 4 at a time: lane / 16 owns four of them, WG / 16 apart.
+
+const SUMS_EVERYWHERE = false;
 
 override ROWS: u32 = WG / 4u;
 override ROW_WORDS: u32 = ROWS * 17u;  // a stride of 17: no two invocations that add up rows meet in a bank
@@ -121,6 +129,9 @@ fn row_of(lane: u32, component: u32) -> u32 {
 // a barrier. In place of \`rows_shared.wgsl\` where subgroups have 16 invocations or more.
 
 enable subgroups;
+
+// Every invocation of the 16 gets the sums of all four rows.
+const SUMS_EVERYWHERE = true;
 
 override ROWS: u32 = WG / 4u;
 
@@ -822,7 +833,7 @@ fn look_up(m: u32, word: u32) -> vec4f {
 // entry fill. Every entry lies REPLICAS times side by side: invocation \`lane\` reads copy lane % REPLICAS, and with
 // 32 copies no two invocations of a subgroup of 32 meet in a bank. Needs product_part, add_rows and WG.
 
-override REPLICAS: u32;    // a power of two
+override REPLICAS: u32;    // a power of two up to 32
 override TABLE_ENTRIES: u32 = SUBVECTORS * CENTROIDS;
 override LUT_WORDS: u32 = TABLE_ENTRIES * REPLICAS;
 
@@ -834,28 +845,44 @@ fn entry_part(list_ix: u32, first_group: u32, e: u32, part: u32) -> f32 {
   return product_part(query_at, (first_group * CENTROIDS + e) * CENTROID_WIDTH, part);
 }
 
-fn keep_entry(first: u32, row: u32, value: f32) {
-  if (row < ROWS && first + row < TABLE_ENTRIES) {
-    for (var copy = 0u; copy < REPLICAS; copy++) { wg_lut[(first + row) * REPLICAS + copy] = value; }
+fn keep_entry(first: u32, row: u32, copy: u32, value: f32) {
+  if (row < ROWS && first + row < TABLE_ENTRIES && copy < REPLICAS) { wg_lut[(first + row) * REPLICAS + copy] = value; }
+}
+
+fn keep_entries(first: u32, row: u32, copy: u32, sums: vec4f) {
+  keep_entry(first, row, copy, sums.x);
+  keep_entry(first, row + WG / N_PARTS, copy, sums.y);
+  keep_entry(first, row + WG / N_PARTS * 2u, copy, sums.z);
+  keep_entry(first, row + WG / N_PARTS * 3u, copy, sums.w);
+}
+
+// Entries first .. first + ROWS. Ends with a barrier.
+fn fill_rows(lane: u32, list_ix: u32, first_group: u32, first: u32) {
+  let part = lane % N_PARTS;
+  let e = first + lane / N_PARTS;
+  let sums = add_rows(lane, vec4f(
+    entry_part(list_ix, first_group, e, part),
+    entry_part(list_ix, first_group, e + WG / N_PARTS, part),
+    entry_part(list_ix, first_group, e + WG / N_PARTS * 2u, part),
+    entry_part(list_ix, first_group, e + WG / N_PARTS * 3u, part),
+  ));
+  if (SUMS_EVERYWHERE) {
+    keep_entries(first, lane / N_PARTS, part, sums);
+    if (REPLICAS > N_PARTS) { keep_entries(first, lane / N_PARTS, part + N_PARTS, sums); }
+  } else {
+    keep_entry(first, lane, 0u, sums.x);
+    if (REPLICAS > 1u) {
+      for (var copy = 1u; copy < REPLICAS; copy++) { keep_entry(first, lane, copy, sums.x); }
+    }
   }
+  workgroupBarrier();
 }
 
 // Ends with a barrier.
 fn fill_table(lane: u32, list_ix: u32, first_group: u32) {
-  let part = lane % N_PARTS;
-  for (var first = 0u; first < TABLE_ENTRIES; first += ROWS) {
-    let e = first + lane / N_PARTS;
-    let sums = add_rows(lane, vec4f(
-      entry_part(list_ix, first_group, e, part),
-      entry_part(list_ix, first_group, e + WG / N_PARTS, part),
-      entry_part(list_ix, first_group, e + WG / N_PARTS * 2u, part),
-      entry_part(list_ix, first_group, e + WG / N_PARTS * 3u, part),
-    ));
-    keep_entry(first, row_of(lane, 0u), sums.x);
-    keep_entry(first, row_of(lane, 1u), sums.y);
-    keep_entry(first, row_of(lane, 2u), sums.z);
-    keep_entry(first, row_of(lane, 3u), sums.w);
-    workgroupBarrier();
+  fill_rows(lane, list_ix, first_group, 0u);
+  if (TABLE_ENTRIES > ROWS) {
+    for (var first = ROWS; first < TABLE_ENTRIES; first += ROWS) { fill_rows(lane, list_ix, first_group, first); }
   }
 }
 
@@ -1316,8 +1343,10 @@ fn score_sixteen(lane: u32, first_group: u32, at: u32, words_0: vec4u, words_1: 
     look_up(lane, 0u, words_0.w),
   );
   if (1u < SUBVECTORS) { scores = add_lookups(scores, lane, 1u, words_1); }
-  for (var m = 2u; m < SUBVECTORS; m++) {
-    scores = add_lookups(scores, lane, m, codes_of(first_group, m, at));
+  if (2u < SUBVECTORS) {
+    for (var m = 2u; m < SUBVECTORS; m++) {
+      scores = add_lookups(scores, lane, m, codes_of(first_group, m, at));
+    }
   }
   return scores;
 }
@@ -1365,7 +1394,7 @@ fn keep_four(cut: Cut, before: vec2u, out: u32, ranks: vec4u, ix: u32) -> vec2u 
 
 // In uniform control flow only.
 fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile: u32, words_0: vec4u, words_1: vec4u) {
-  let row = params.rows[list_ix % params.n_rows];
+  let row = row_of_list(list_ix);
   let ix = (tile * WG + lane) * 16u;
   var ranks = Sixteen();
   if (ix < row.cand_end && ix + 16u > row.cand_begin) {
@@ -1415,8 +1444,16 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile: u32, words_0: vec4
     at = keep_four(cut, at, out, ranks.c, ix + 8u);
     at = keep_four(cut, at, out, ranks.d, ix + 12u);
   }
-  for (var slot = n_kept + lane; slot < kept(); slot += WG) {
-    candidate_ranks[out + slot] = NO_CANDIDATE;
+  if (n_kept + lane < kept()) { candidate_ranks[out + n_kept + lane] = NO_CANDIDATE; }
+  if (n_kept + WG < kept()) {
+    for (var slot = n_kept + WG + lane; slot < kept(); slot += WG) { candidate_ranks[out + slot] = NO_CANDIDATE; }
+  }
+}
+
+fn score_list(lane: u32, list_ix: u32, first_group: u32, tile: u32, words_0: vec4u, words_1: vec4u) {
+  if (row_of_list(list_ix).n_heavy > 0u) {
+    fill_table(lane, list_ix, first_group);
+    keep_tile(lane, list_ix, first_group, tile, words_0, words_1);
   }
 }
 
@@ -1441,12 +1478,11 @@ fn score_tiles(
       if (1u < SUBVECTORS) { words_1 = codes_of(first_group, 1u, at); }
     }
     let first = ix / n_tiles() % n_parts * LISTS;
-    for (var l = first; l < min(first + LISTS, lists_of_kv); l++) {
-      let list_ix = kv * lists_of_kv + l;
-      if (params.rows[list_ix % params.n_rows].n_heavy > 0u) {
-        fill_table(lane, list_ix, first_group);
-        keep_tile(lane, list_ix, first_group, tile, words_0, words_1);
+    score_list(lane, kv * lists_of_kv + first, first_group, tile, words_0, words_1);
+    if (LISTS > 1u) {
+      for (var l = first + 1u; l < min(first + LISTS, lists_of_kv); l++) {
         workgroupBarrier();
+        score_list(lane, kv * lists_of_kv + l, first_group, tile, words_0, words_1);
       }
     }
   }
@@ -1767,9 +1803,9 @@ const NO_CANDIDATE = 0u;
 fn rank_of(score: f32) -> u32 {
   let bits = bitcast<u32>(score);
   let magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) { return 1u; }
-  if (magnitude == 0u) { return 0x80000000u; }
-  return select(bits | 0x80000000u, ~bits, bits > 0x7fffffffu);
+  let number = select(bits | 0x80000000u, ~bits, bits > 0x7fffffffu);
+  let number_or_zero = select(number, 0x80000000u, magnitude == 0u);
+  return select(number_or_zero, 1u, magnitude > 0x7f800000u);
 }
 `,
   "topk/scan.wgsl": `// Shared part of the kernels that count with one workgroup: prefix sums with one barrier per doubling, in
@@ -1801,9 +1837,10 @@ fn scan_inclusive(lane: u32, value: vec2u) -> vec2u {
   return vec2u(sum & 0xffffu, sum >> 16u);
 }
 `,
-  "topk/scan_subgroup.wgsl": `// Shared part of the kernels that count with one workgroup: prefix sums within subgroups, then over
-// subgroups: one barrier in place of one per doubling. Needs WG; invocations lie in subgroups in order of
-// their index (a test checks it). A barrier must separate two calls.
+  "topk/scan_subgroup.wgsl": `// Shared part of the kernels that count with one workgroup: prefix sums within subgroups by shuffles, then over
+// subgroups: one barrier in place of one per doubling. (Shuffles, as subgroupInclusiveAdd takes 1.7 to 2.4 times
+// as long on an NVIDIA H200.) Needs WG; invocations lie in subgroups in order of their index (a test checks it). A
+// barrier must separate two calls.
 
 enable subgroups;
 
@@ -1812,15 +1849,31 @@ override N_SUBGROUPS: u32 = (WG + SUBGROUP_SIZE - 1u) / SUBGROUP_SIZE;
 
 var<workgroup> wg_scan: array<u32, N_SUBGROUPS>;  // 4 bytes per subgroup
 
+// Adds what the invocation \`distance\` before this one has.
+fn add_from(within: u32, sum: u32, distance: u32) -> u32 {
+  let other = subgroupShuffleUp(sum, distance);
+  return sum + select(0u, other, within >= distance);
+}
+
 // Inclusive prefix sums over the workgroup.
 fn scan_sum(lane: u32, value: u32) -> u32 {
   let subgroup = lane / SUBGROUP_SIZE;
-  let within = subgroupInclusiveAdd(value);
-  if (lane % SUBGROUP_SIZE == SUBGROUP_SIZE - 1u) { wg_scan[subgroup] = within; }
+  let within = lane % SUBGROUP_SIZE;
+  var sum = add_from(within, value, 1u);
+  if (SUBGROUP_SIZE > 2u) { sum = add_from(within, sum, 2u); }
+  if (SUBGROUP_SIZE > 4u) { sum = add_from(within, sum, 4u); }
+  if (SUBGROUP_SIZE > 8u) { sum = add_from(within, sum, 8u); }
+  if (SUBGROUP_SIZE > 16u) { sum = add_from(within, sum, 16u); }
+  if (SUBGROUP_SIZE > 32u) { sum = add_from(within, sum, 32u); }
+  if (SUBGROUP_SIZE > 64u) { sum = add_from(within, sum, 64u); }
+  if (within == SUBGROUP_SIZE - 1u) { wg_scan[subgroup] = sum; }
   workgroupBarrier();
   var before = 0u;
-  for (var i = lane % SUBGROUP_SIZE; i < subgroup; i += SUBGROUP_SIZE) { before += wg_scan[i]; }
-  return subgroupAdd(before) + within;
+  if (within < subgroup) { before = wg_scan[within]; }
+  if (N_SUBGROUPS > SUBGROUP_SIZE) {
+    for (var i = within + SUBGROUP_SIZE; i < subgroup; i += SUBGROUP_SIZE) { before += wg_scan[i]; }
+  }
+  return subgroupAdd(before) + sum;
 }
 `,
   "topk/topk.wgsl": `// topk: the n_heavy highest ranks of a list, best first; equal ranks by position, lower first.
@@ -1898,12 +1951,20 @@ fn best_cut(lane: u32, n_heavy: u32, first: u32, n_fours: u32, ranks: vec4u) -> 
   var is_done = false;
   while (!is_done) {
     offer_four(lane, cut, ranks);
-    for (var at = lane + WG; at < n_fours; at += WG) { offer_four(lane, cut, candidate_ranks[first + at]); }
+    if (n_fours > WG) {
+      for (var turn = WG; turn < n_fours; turn += WG) {
+        offer_four(lane, cut, four_ranks(first, turn + lane, n_fours));
+      }
+    }
     if (!is_first && all_equal(lane)) { break; }
     cut = offered_range(cut.need);
     let shift = bin_shift(cut);
     count_four(cut, shift, ranks);
-    for (var at = lane + WG; at < n_fours; at += WG) { count_four(cut, shift, candidate_ranks[first + at]); }
+    if (n_fours > WG) {
+      for (var turn = WG; turn < n_fours; turn += WG) {
+        count_four(cut, shift, four_ranks(first, turn + lane, n_fours));
+      }
+    }
     let found = choose_bin(lane, cut.need, shift);
     cut = narrowed(cut, shift, found);
     is_done = found.z == 1u;
@@ -1922,9 +1983,27 @@ fn put_taken(cut: Cut, at: vec2u, list_ix: u32, row: Row, rank: u32, ix: u32) ->
   return at + select(vec2u(0u, 1u), vec2u(1u, 0u), is_above);
 }
 
+// Puts what the cut takes of one turn's candidates; \`before\` counts the ranks above the cut and in it in the turns
+// before. Returns the same up to this invocation. In uniform control flow only.
+fn put_turn(lane: u32, list_ix: u32, row: Row, cut: Cut, first: u32, at: u32, four: vec4u, before: vec2u) -> vec2u {
+  let is_above = four > vec4u(cut.high);
+  let is_within = (four >= vec4u(cut.low)) & !is_above;
+  let mine = vec2u(dot(vec4u(is_above), vec4u(1u)), dot(vec4u(is_within), vec4u(1u)));
+  let upto = before + scan_inclusive(lane, mine);
+  if (mine.x + mine.y > 0u) {
+    let ix = candidate_ix[first + at];
+    var so_far = upto - mine;
+    so_far = put_taken(cut, so_far, list_ix, row, four.x, ix.x);
+    so_far = put_taken(cut, so_far, list_ix, row, four.y, ix.y);
+    so_far = put_taken(cut, so_far, list_ix, row, four.z, ix.z);
+    so_far = put_taken(cut, so_far, list_ix, row, four.w, ix.w);
+  }
+  return upto;
+}
+
 // In uniform control flow only.
 fn make_list(lane: u32, list_ix: u32) {
-  let row = params.rows[list_ix % params.n_rows];
+  let row = row_of_list(list_ix);
   let first = list_ix * tiles_stride() / 4u;
   let n_fours = select(0u, n_tiles() * kept() / 4u, row.n_heavy > 0u);
   let ranks = four_ranks(first, lane, n_fours);
@@ -1934,32 +2013,25 @@ fn make_list(lane: u32, list_ix: u32) {
   if (row.n_heavy > 0u) { cut = best_cut(lane, row.n_heavy, first, n_fours, ranks); }
 
   storageBarrier();
-  for (var j = lane; j < row.n_sink; j += WG) { put(list_ix, j, j); }
-  for (var j = lane; j < row.n_tokens - row.window_begin; j += WG) {
-    put(list_ix, row.n_sink + row.n_heavy + j, row.window_begin + j);
+  let n_window = row.n_tokens - row.window_begin;
+  if (lane < row.n_sink) { put(list_ix, lane, lane); }
+  if (lane < n_window) { put(list_ix, row.n_sink + row.n_heavy + lane, row.window_begin + lane); }
+  if (max(row.n_sink, n_window) > WG) {
+    for (var j = lane + WG; j < row.n_sink; j += WG) { put(list_ix, j, j); }
+    for (var j = lane + WG; j < n_window; j += WG) {
+      put(list_ix, row.n_sink + row.n_heavy + j, row.window_begin + j);
+    }
   }
   if (lane == 0u) { lengths[list_ix] = row.list_length; }
 
-  // (ranks above the cut, ranks in it) before the candidates of this turn.
-  var before = vec2u();
-  for (var turn = 0u; turn < n_fours; turn += WG) {
-    let at = turn + lane;
-    let four = four_ranks(first, at, n_fours);
-    let is_above = four > vec4u(cut.high);
-    let is_within = (four >= vec4u(cut.low)) & !is_above;
-    let mine = vec2u(dot(vec4u(is_above), vec4u(1u)), dot(vec4u(is_within), vec4u(1u)));
-    let upto = before + scan_inclusive(lane, mine);
-    if (mine.x + mine.y > 0u) {
-      let ix = candidate_ix[first + at];
-      var so_far = upto - mine;
-      so_far = put_taken(cut, so_far, list_ix, row, four.x, ix.x);
-      so_far = put_taken(cut, so_far, list_ix, row, four.y, ix.y);
-      so_far = put_taken(cut, so_far, list_ix, row, four.z, ix.z);
-      so_far = put_taken(cut, so_far, list_ix, row, four.w, ix.w);
-    }
-    if (turn + WG < n_fours) {
-      if (lane == WG - 1u) { wg_before = upto; }
-      before = workgroupUniformLoad(&wg_before);
+  if (row.n_heavy > 0u) {
+    var before = put_turn(lane, list_ix, row, cut, first, lane, ranks, vec2u());
+    if (n_fours > WG) {
+      for (var turn = WG; turn < n_fours; turn += WG) {
+        if (lane == WG - 1u) { wg_before = before; }
+        before = workgroupUniformLoad(&wg_before);
+        before = put_turn(lane, list_ix, row, cut, first, turn + lane, four_ranks(first, turn + lane, n_fours), before);
+      }
     }
   }
 }
@@ -2009,12 +2081,18 @@ fn set_weight(list_ix: u32, token: u32, weight: f32) {
   weights[list_ix * params.weight_stride + token] = weight;
 }
 
+fn clear_weight(list_ix: u32, at: u32) {
+  set_weight(list_ix, indices[list_ix * params.list_stride + at], 0.0);
+}
+
 // Clears what the list has now; a barrier must follow before it is replaced.
 fn clear_weights(lane: u32, list_ix: u32) {
   if (params.clears_previous == 1u) {
     let length = lengths[list_ix];
-    for (var j = lane; j < length; j += WG) {
-      set_weight(list_ix, indices[list_ix * params.list_stride + j], 0.0);
+    if (lane < length) { clear_weight(list_ix, lane); }
+    if (lane + WG < length) { clear_weight(list_ix, lane + WG); }
+    if (length > 2u * WG) {
+      for (var j = lane + 2u * WG; j < length; j += WG) { clear_weight(list_ix, j); }
     }
   }
 }

@@ -19,15 +19,12 @@ export interface Tuning extends ScoreTilesOptions {
 }
 
 /** Sizes that do well without measuring. */
-export function defaultTuning({ config, device }: PlanContext): Tuning {
-  const { shape } = config;
+export function defaultTuning({ device }: PlanContext): Tuning {
   const most = device.limits.maxComputeInvocationsPerWorkgroup;
-  let replicas = device.info.isSoftware ? 1 : 8;
-  while (replicas > 1 && 4 * shape.subvectors * shape.centroids * replicas > 16384) replicas /= 2;
   return {
     invocations: Math.min(512, most),
     listInvocations: Math.min(256, most),
-    replicas,
+    replicas: 1,
     lists: 1,
     subgroupSize: device.subgroupSize,
   };

@@ -53,6 +53,12 @@ fn n_lists() -> u32 {
   return BATCH * HEADS * params.n_rows;
 }
 
+// The row of a list; in the common case of one row, at an address that the compiler knows.
+fn row_of_list(list_ix: u32) -> Row {
+  if (params.n_rows == 1u) { return params.rows[0]; }
+  return params.rows[list_ix % params.n_rows];
+}
+
 fn kv_of_list(list_ix: u32) -> u32 {
   let query_head = list_ix / params.n_rows;
   return (query_head / HEADS) * KV_HEADS + (query_head % HEADS) / (HEADS / KV_HEADS);

@@ -1,6 +1,8 @@
 // How 16 invocations that share a row add their partial sums: through workgroup memory. Needs WG, a multiple of 16.
 // Rows go WG / 4 at a time: lane / 16 owns four of them, WG / 16 apart.
 
+const SUMS_EVERYWHERE = false;
+
 override ROWS: u32 = WG / 4u;
 override ROW_WORDS: u32 = ROWS * 17u;  // a stride of 17: no two invocations that add up rows meet in a bank
 

@@ -3,6 +3,9 @@
 
 enable subgroups;
 
+// Every invocation of the 16 gets the sums of all four rows.
+const SUMS_EVERYWHERE = true;
+
 override ROWS: u32 = WG / 4u;
 
 fn add_rows(lane: u32, parts: vec4f) -> vec4f {

@@ -2,7 +2,7 @@
 // entry fill. Every entry lies REPLICAS times side by side: invocation `lane` reads copy lane % REPLICAS, and with
 // 32 copies no two invocations of a subgroup of 32 meet in a bank. Needs product_part, add_rows and WG.
 
-override REPLICAS: u32;    // a power of two
+override REPLICAS: u32;    // a power of two up to 32
 override TABLE_ENTRIES: u32 = SUBVECTORS * CENTROIDS;
 override LUT_WORDS: u32 = TABLE_ENTRIES * REPLICAS;
 
@@ -14,28 +14,44 @@ fn entry_part(list_ix: u32, first_group: u32, e: u32, part: u32) -> f32 {
   return product_part(query_at, (first_group * CENTROIDS + e) * CENTROID_WIDTH, part);
 }
 
-fn keep_entry(first: u32, row: u32, value: f32) {
-  if (row < ROWS && first + row < TABLE_ENTRIES) {
-    for (var copy = 0u; copy < REPLICAS; copy++) { wg_lut[(first + row) * REPLICAS + copy] = value; }
+fn keep_entry(first: u32, row: u32, copy: u32, value: f32) {
+  if (row < ROWS && first + row < TABLE_ENTRIES && copy < REPLICAS) { wg_lut[(first + row) * REPLICAS + copy] = value; }
+}
+
+fn keep_entries(first: u32, row: u32, copy: u32, sums: vec4f) {
+  keep_entry(first, row, copy, sums.x);
+  keep_entry(first, row + WG / N_PARTS, copy, sums.y);
+  keep_entry(first, row + WG / N_PARTS * 2u, copy, sums.z);
+  keep_entry(first, row + WG / N_PARTS * 3u, copy, sums.w);
+}
+
+// Entries first .. first + ROWS. Ends with a barrier.
+fn fill_rows(lane: u32, list_ix: u32, first_group: u32, first: u32) {
+  let part = lane % N_PARTS;
+  let e = first + lane / N_PARTS;
+  let sums = add_rows(lane, vec4f(
+    entry_part(list_ix, first_group, e, part),
+    entry_part(list_ix, first_group, e + WG / N_PARTS, part),
+    entry_part(list_ix, first_group, e + WG / N_PARTS * 2u, part),
+    entry_part(list_ix, first_group, e + WG / N_PARTS * 3u, part),
+  ));
+  if (SUMS_EVERYWHERE) {
+    keep_entries(first, lane / N_PARTS, part, sums);
+    if (REPLICAS > N_PARTS) { keep_entries(first, lane / N_PARTS, part + N_PARTS, sums); }
+  } else {
+    keep_entry(first, lane, 0u, sums.x);
+    if (REPLICAS > 1u) {
+      for (var copy = 1u; copy < REPLICAS; copy++) { keep_entry(first, lane, copy, sums.x); }
+    }
   }
+  workgroupBarrier();
 }
 
 // Ends with a barrier.
 fn fill_table(lane: u32, list_ix: u32, first_group: u32) {
-  let part = lane % N_PARTS;
-  for (var first = 0u; first < TABLE_ENTRIES; first += ROWS) {
-    let e = first + lane / N_PARTS;
-    let sums = add_rows(lane, vec4f(
-      entry_part(list_ix, first_group, e, part),
-      entry_part(list_ix, first_group, e + WG / N_PARTS, part),
-      entry_part(list_ix, first_group, e + WG / N_PARTS * 2u, part),
-      entry_part(list_ix, first_group, e + WG / N_PARTS * 3u, part),
-    ));
-    keep_entry(first, row_of(lane, 0u), sums.x);
-    keep_entry(first, row_of(lane, 1u), sums.y);
-    keep_entry(first, row_of(lane, 2u), sums.z);
-    keep_entry(first, row_of(lane, 3u), sums.w);
-    workgroupBarrier();
+  fill_rows(lane, list_ix, first_group, 0u);
+  if (TABLE_ENTRIES > ROWS) {
+    for (var first = ROWS; first < TABLE_ENTRIES; first += ROWS) { fill_rows(lane, list_ix, first_group, first); }
   }
 }
 

@@ -32,7 +32,7 @@ const TOKENS = 16;
 
 /** How candidates of these tiles lie: with room for tokens that tie or come close. */
 export function tilingOf({ invocations }: Scan): Tiling {
-  return { tile: invocations * TOKENS, slack: 64 };
+  return { tile: invocations * TOKENS, slack: 128 };
 }
 
 /** Bytes of workgroup memory: the table, sums of rows, histogram, scan and small change. */

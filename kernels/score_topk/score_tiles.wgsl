@@ -77,8 +77,10 @@ fn score_sixteen(lane: u32, first_group: u32, at: u32, words_0: vec4u, words_1: 
     look_up(lane, 0u, words_0.w),
   );
   if (1u < SUBVECTORS) { scores = add_lookups(scores, lane, 1u, words_1); }
-  for (var m = 2u; m < SUBVECTORS; m++) {
-    scores = add_lookups(scores, lane, m, codes_of(first_group, m, at));
+  if (2u < SUBVECTORS) {
+    for (var m = 2u; m < SUBVECTORS; m++) {
+      scores = add_lookups(scores, lane, m, codes_of(first_group, m, at));
+    }
   }
   return scores;
 }
@@ -126,7 +128,7 @@ fn keep_four(cut: Cut, before: vec2u, out: u32, ranks: vec4u, ix: u32) -> vec2u 
 
 // In uniform control flow only.
 fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile: u32, words_0: vec4u, words_1: vec4u) {
-  let row = params.rows[list_ix % params.n_rows];
+  let row = row_of_list(list_ix);
   let ix = (tile * WG + lane) * 16u;
   var ranks = Sixteen();
   if (ix < row.cand_end && ix + 16u > row.cand_begin) {
@@ -176,8 +178,16 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile: u32, words_0: vec4
     at = keep_four(cut, at, out, ranks.c, ix + 8u);
     at = keep_four(cut, at, out, ranks.d, ix + 12u);
   }
-  for (var slot = n_kept + lane; slot < kept(); slot += WG) {
-    candidate_ranks[out + slot] = NO_CANDIDATE;
+  if (n_kept + lane < kept()) { candidate_ranks[out + n_kept + lane] = NO_CANDIDATE; }
+  if (n_kept + WG < kept()) {
+    for (var slot = n_kept + WG + lane; slot < kept(); slot += WG) { candidate_ranks[out + slot] = NO_CANDIDATE; }
+  }
+}
+
+fn score_list(lane: u32, list_ix: u32, first_group: u32, tile: u32, words_0: vec4u, words_1: vec4u) {
+  if (row_of_list(list_ix).n_heavy > 0u) {
+    fill_table(lane, list_ix, first_group);
+    keep_tile(lane, list_ix, first_group, tile, words_0, words_1);
   }
 }
 
@@ -202,12 +212,11 @@ fn score_tiles(
       if (1u < SUBVECTORS) { words_1 = codes_of(first_group, 1u, at); }
     }
     let first = ix / n_tiles() % n_parts * LISTS;
-    for (var l = first; l < min(first + LISTS, lists_of_kv); l++) {
-      let list_ix = kv * lists_of_kv + l;
-      if (params.rows[list_ix % params.n_rows].n_heavy > 0u) {
-        fill_table(lane, list_ix, first_group);
-        keep_tile(lane, list_ix, first_group, tile, words_0, words_1);
+    score_list(lane, kv * lists_of_kv + first, first_group, tile, words_0, words_1);
+    if (LISTS > 1u) {
+      for (var l = first + 1u; l < min(first + LISTS, lists_of_kv); l++) {
         workgroupBarrier();
+        score_list(lane, kv * lists_of_kv + l, first_group, tile, words_0, words_1);
       }
     }
   }

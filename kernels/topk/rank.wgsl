@@ -9,7 +9,7 @@ const NO_CANDIDATE = 0u;
 fn rank_of(score: f32) -> u32 {
   let bits = bitcast<u32>(score);
   let magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) { return 1u; }
-  if (magnitude == 0u) { return 0x80000000u; }
-  return select(bits | 0x80000000u, ~bits, bits > 0x7fffffffu);
+  let number = select(bits | 0x80000000u, ~bits, bits > 0x7fffffffu);
+  let number_or_zero = select(number, 0x80000000u, magnitude == 0u);
+  return select(number_or_zero, 1u, magnitude > 0x7f800000u);
 }

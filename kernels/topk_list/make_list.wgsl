@@ -40,12 +40,20 @@ fn best_cut(lane: u32, n_heavy: u32, first: u32, n_fours: u32, ranks: vec4u) -> 
   var is_done = false;
   while (!is_done) {
     offer_four(lane, cut, ranks);
-    for (var at = lane + WG; at < n_fours; at += WG) { offer_four(lane, cut, candidate_ranks[first + at]); }
+    if (n_fours > WG) {
+      for (var turn = WG; turn < n_fours; turn += WG) {
+        offer_four(lane, cut, four_ranks(first, turn + lane, n_fours));
+      }
+    }
     if (!is_first && all_equal(lane)) { break; }
     cut = offered_range(cut.need);
     let shift = bin_shift(cut);
     count_four(cut, shift, ranks);
-    for (var at = lane + WG; at < n_fours; at += WG) { count_four(cut, shift, candidate_ranks[first + at]); }
+    if (n_fours > WG) {
+      for (var turn = WG; turn < n_fours; turn += WG) {
+        count_four(cut, shift, four_ranks(first, turn + lane, n_fours));
+      }
+    }
     let found = choose_bin(lane, cut.need, shift);
     cut = narrowed(cut, shift, found);
     is_done = found.z == 1u;
@@ -64,9 +72,27 @@ fn put_taken(cut: Cut, at: vec2u, list_ix: u32, row: Row, rank: u32, ix: u32) ->
   return at + select(vec2u(0u, 1u), vec2u(1u, 0u), is_above);
 }
 
+// Puts what the cut takes of one turn's candidates; `before` counts the ranks above the cut and in it in the turns
+// before. Returns the same up to this invocation. In uniform control flow only.
+fn put_turn(lane: u32, list_ix: u32, row: Row, cut: Cut, first: u32, at: u32, four: vec4u, before: vec2u) -> vec2u {
+  let is_above = four > vec4u(cut.high);
+  let is_within = (four >= vec4u(cut.low)) & !is_above;
+  let mine = vec2u(dot(vec4u(is_above), vec4u(1u)), dot(vec4u(is_within), vec4u(1u)));
+  let upto = before + scan_inclusive(lane, mine);
+  if (mine.x + mine.y > 0u) {
+    let ix = candidate_ix[first + at];
+    var so_far = upto - mine;
+    so_far = put_taken(cut, so_far, list_ix, row, four.x, ix.x);
+    so_far = put_taken(cut, so_far, list_ix, row, four.y, ix.y);
+    so_far = put_taken(cut, so_far, list_ix, row, four.z, ix.z);
+    so_far = put_taken(cut, so_far, list_ix, row, four.w, ix.w);
+  }
+  return upto;
+}
+
 // In uniform control flow only.
 fn make_list(lane: u32, list_ix: u32) {
-  let row = params.rows[list_ix % params.n_rows];
+  let row = row_of_list(list_ix);
   let first = list_ix * tiles_stride() / 4u;
   let n_fours = select(0u, n_tiles() * kept() / 4u, row.n_heavy > 0u);
   let ranks = four_ranks(first, lane, n_fours);
@@ -76,32 +102,25 @@ fn make_list(lane: u32, list_ix: u32) {
   if (row.n_heavy > 0u) { cut = best_cut(lane, row.n_heavy, first, n_fours, ranks); }
 
   storageBarrier();
-  for (var j = lane; j < row.n_sink; j += WG) { put(list_ix, j, j); }
-  for (var j = lane; j < row.n_tokens - row.window_begin; j += WG) {
-    put(list_ix, row.n_sink + row.n_heavy + j, row.window_begin + j);
+  let n_window = row.n_tokens - row.window_begin;
+  if (lane < row.n_sink) { put(list_ix, lane, lane); }
+  if (lane < n_window) { put(list_ix, row.n_sink + row.n_heavy + lane, row.window_begin + lane); }
+  if (max(row.n_sink, n_window) > WG) {
+    for (var j = lane + WG; j < row.n_sink; j += WG) { put(list_ix, j, j); }
+    for (var j = lane + WG; j < n_window; j += WG) {
+      put(list_ix, row.n_sink + row.n_heavy + j, row.window_begin + j);
+    }
   }
   if (lane == 0u) { lengths[list_ix] = row.list_length; }
 
-  // (ranks above the cut, ranks in it) before the candidates of this turn.
-  var before = vec2u();
-  for (var turn = 0u; turn < n_fours; turn += WG) {
-    let at = turn + lane;
-    let four = four_ranks(first, at, n_fours);
-    let is_above = four > vec4u(cut.high);
-    let is_within = (four >= vec4u(cut.low)) & !is_above;
-    let mine = vec2u(dot(vec4u(is_above), vec4u(1u)), dot(vec4u(is_within), vec4u(1u)));
-    let upto = before + scan_inclusive(lane, mine);
-    if (mine.x + mine.y > 0u) {
-      let ix = candidate_ix[first + at];
-      var so_far = upto - mine;
-      so_far = put_taken(cut, so_far, list_ix, row, four.x, ix.x);
-      so_far = put_taken(cut, so_far, list_ix, row, four.y, ix.y);
-      so_far = put_taken(cut, so_far, list_ix, row, four.z, ix.z);
-      so_far = put_taken(cut, so_far, list_ix, row, four.w, ix.w);
-    }
-    if (turn + WG < n_fours) {
-      if (lane == WG - 1u) { wg_before = upto; }
-      before = workgroupUniformLoad(&wg_before);
+  if (row.n_heavy > 0u) {
+    var before = put_turn(lane, list_ix, row, cut, first, lane, ranks, vec2u());
+    if (n_fours > WG) {
+      for (var turn = WG; turn < n_fours; turn += WG) {
+        if (lane == WG - 1u) { wg_before = before; }
+        before = workgroupUniformLoad(&wg_before);
+        before = put_turn(lane, list_ix, row, cut, first, turn + lane, four_ranks(first, turn + lane, n_fours), before);
+      }
     }
   }
 }

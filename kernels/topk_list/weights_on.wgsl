@@ -7,12 +7,18 @@ fn set_weight(list_ix: u32, token: u32, weight: f32) {
   weights[list_ix * params.weight_stride + token] = weight;
 }
 
+fn clear_weight(list_ix: u32, at: u32) {
+  set_weight(list_ix, indices[list_ix * params.list_stride + at], 0.0);
+}
+
 // Clears what the list has now; a barrier must follow before it is replaced.
 fn clear_weights(lane: u32, list_ix: u32) {
   if (params.clears_previous == 1u) {
     let length = lengths[list_ix];
-    for (var j = lane; j < length; j += WG) {
-      set_weight(list_ix, indices[list_ix * params.list_stride + j], 0.0);
+    if (lane < length) { clear_weight(list_ix, lane); }
+    if (lane + WG < length) { clear_weight(list_ix, lane + WG); }
+    if (length > 2u * WG) {
+      for (var j = lane + 2u * WG; j < length; j += WG) { clear_weight(list_ix, j); }
     }
   }
 }
