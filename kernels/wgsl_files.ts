@@ -1424,7 +1424,7 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile: u32, words_0: vec4
   if (n_kept > kept()) {
     cut = Cut(bound, range.high, row.n_heavy);
     var is_done = false;
-    while (!is_done) {
+    for (var round = 0u; round < MOST_PASSES && !is_done; round++) {
       shift = bin_shift(cut);
       count_sixteen(cut, shift, ranks);
       found = choose_bin(lane, cut.need, shift);
@@ -1594,6 +1594,10 @@ var<workgroup> wg_highest: atomic<u32>;
 var<workgroup> wg_not_lowest: atomic<u32>;
 var<workgroup> wg_found: vec4u;
 var<workgroup> wg_same: u32;
+
+// No range of ranks needs more histograms than this: one of the offered range, one below it, and as many as narrow 32
+// bits by log2(N_BINS) each. A bound, so that no input whatever can keep a GPU in the loop.
+const MOST_PASSES = 12u;
 
 // Ranks above \`high\` are among the best; of those from low to high the first \`need\` by position are.
 struct Cut {
@@ -1837,10 +1841,12 @@ fn scan_inclusive(lane: u32, value: vec2u) -> vec2u {
   return vec2u(sum & 0xffffu, sum >> 16u);
 }
 `,
-  "topk/scan_subgroup.wgsl": `// Shared part of the kernels that count with one workgroup: prefix sums within subgroups by shuffles, then over
-// subgroups: one barrier in place of one per doubling. (Shuffles, as subgroupInclusiveAdd takes 1.7 to 2.4 times
-// as long on an NVIDIA H200.) Needs WG; invocations lie in subgroups in order of their index (a test checks it). A
-// barrier must separate two calls.
+  "topk/scan_subgroup.wgsl": `// Shared part of the kernels that count with one workgroup: prefix sums within subgroups, then over subgroups: one
+// barrier in place of one per doubling. Needs WG; invocations lie in subgroups in order of their index (a test
+// checks it). A barrier must separate two calls.
+//
+// No shuffles, which on an NVIDIA H200 would take 90 ns in place of 150: compiled into these kernels they ran before
+// the subgroup was together again and gave wrong sums (driver 580); WGSL has no way to ask for that.
 
 enable subgroups;
 
@@ -1849,27 +1855,14 @@ override N_SUBGROUPS: u32 = (WG + SUBGROUP_SIZE - 1u) / SUBGROUP_SIZE;
 
 var<workgroup> wg_scan: array<u32, N_SUBGROUPS>;  // 4 bytes per subgroup
 
-// Adds what the invocation \`distance\` before this one has.
-fn add_from(within: u32, sum: u32, distance: u32) -> u32 {
-  let other = subgroupShuffleUp(sum, distance);
-  return sum + select(0u, other, within >= distance);
-}
-
 // Inclusive prefix sums over the workgroup.
 fn scan_sum(lane: u32, value: u32) -> u32 {
   let subgroup = lane / SUBGROUP_SIZE;
   let within = lane % SUBGROUP_SIZE;
-  var sum = add_from(within, value, 1u);
-  if (SUBGROUP_SIZE > 2u) { sum = add_from(within, sum, 2u); }
-  if (SUBGROUP_SIZE > 4u) { sum = add_from(within, sum, 4u); }
-  if (SUBGROUP_SIZE > 8u) { sum = add_from(within, sum, 8u); }
-  if (SUBGROUP_SIZE > 16u) { sum = add_from(within, sum, 16u); }
-  if (SUBGROUP_SIZE > 32u) { sum = add_from(within, sum, 32u); }
-  if (SUBGROUP_SIZE > 64u) { sum = add_from(within, sum, 64u); }
+  let sum = subgroupInclusiveAdd(value);
   if (within == SUBGROUP_SIZE - 1u) { wg_scan[subgroup] = sum; }
   workgroupBarrier();
-  var before = 0u;
-  if (within < subgroup) { before = wg_scan[within]; }
+  var before = select(0u, wg_scan[min(within, N_SUBGROUPS - 1u)], within < subgroup);
   if (N_SUBGROUPS > SUBGROUP_SIZE) {
     for (var i = within + SUBGROUP_SIZE; i < subgroup; i += SUBGROUP_SIZE) { before += wg_scan[i]; }
   }
@@ -1947,16 +1940,15 @@ fn count_four(cut: Cut, shift: u32, ranks: vec4u) {
 // The cut that takes the n_heavy best. The first four candidates of every invocation stay in registers.
 fn best_cut(lane: u32, n_heavy: u32, first: u32, n_fours: u32, ranks: vec4u) -> Cut {
   var cut = Cut(1u, 0xffffffffu, n_heavy);
-  var is_first = true;
   var is_done = false;
-  while (!is_done) {
+  for (var round = 0u; round < MOST_PASSES && !is_done; round++) {
     offer_four(lane, cut, ranks);
     if (n_fours > WG) {
       for (var turn = WG; turn < n_fours; turn += WG) {
         offer_four(lane, cut, four_ranks(first, turn + lane, n_fours));
       }
     }
-    if (!is_first && all_equal(lane)) { break; }
+    if (round > 0u && all_equal(lane)) { break; }
     cut = offered_range(cut.need);
     let shift = bin_shift(cut);
     count_four(cut, shift, ranks);
@@ -1968,7 +1960,6 @@ fn best_cut(lane: u32, n_heavy: u32, first: u32, n_fours: u32, ranks: vec4u) -> 
     let found = choose_bin(lane, cut.need, shift);
     cut = narrowed(cut, shift, found);
     is_done = found.z == 1u;
-    is_first = false;
   }
   return cut;
 }

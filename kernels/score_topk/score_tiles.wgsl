@@ -158,7 +158,7 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile: u32, words_0: vec4
   if (n_kept > kept()) {
     cut = Cut(bound, range.high, row.n_heavy);
     var is_done = false;
-    while (!is_done) {
+    for (var round = 0u; round < MOST_PASSES && !is_done; round++) {
       shift = bin_shift(cut);
       count_sixteen(cut, shift, ranks);
       found = choose_bin(lane, cut.need, shift);

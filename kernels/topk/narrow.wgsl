@@ -14,6 +14,10 @@ var<workgroup> wg_not_lowest: atomic<u32>;
 var<workgroup> wg_found: vec4u;
 var<workgroup> wg_same: u32;
 
+// No range of ranks needs more histograms than this: one of the offered range, one below it, and as many as narrow 32
+// bits by log2(N_BINS) each. A bound, so that no input whatever can keep a GPU in the loop.
+const MOST_PASSES = 12u;
+
 // Ranks above `high` are among the best; of those from low to high the first `need` by position are.
 struct Cut {
   low: u32,

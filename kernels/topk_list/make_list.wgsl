@@ -36,16 +36,15 @@ fn count_four(cut: Cut, shift: u32, ranks: vec4u) {
 // The cut that takes the n_heavy best. The first four candidates of every invocation stay in registers.
 fn best_cut(lane: u32, n_heavy: u32, first: u32, n_fours: u32, ranks: vec4u) -> Cut {
   var cut = Cut(1u, 0xffffffffu, n_heavy);
-  var is_first = true;
   var is_done = false;
-  while (!is_done) {
+  for (var round = 0u; round < MOST_PASSES && !is_done; round++) {
     offer_four(lane, cut, ranks);
     if (n_fours > WG) {
       for (var turn = WG; turn < n_fours; turn += WG) {
         offer_four(lane, cut, four_ranks(first, turn + lane, n_fours));
       }
     }
-    if (!is_first && all_equal(lane)) { break; }
+    if (round > 0u && all_equal(lane)) { break; }
     cut = offered_range(cut.need);
     let shift = bin_shift(cut);
     count_four(cut, shift, ranks);
@@ -57,7 +56,6 @@ fn best_cut(lane: u32, n_heavy: u32, first: u32, n_fours: u32, ranks: vec4u) -> 
     let found = choose_bin(lane, cut.need, shift);
     cut = narrowed(cut, shift, found);
     is_done = found.z == 1u;
-    is_first = false;
   }
   return cut;
 }
