@@ -1322,11 +1322,13 @@ fn add_lookups(scores: Scores, lane: u32, m: u32, words: vec4u) -> Scores {
   );
 }
 
-fn ranks_of(score: vec4f, first: u32, row: Row) -> vec4u {
+fn ranks_of(score: vec4f) -> vec4u {
+  return vec4u(rank_of(score.x), rank_of(score.y), rank_of(score.z), rank_of(score.w));
+}
+
+fn only_candidates(ranks: vec4u, first: u32, row: Row) -> vec4u {
   let i = vec4u(0u, 1u, 2u, 3u) + first;
-  let is_candidate = (i >= vec4u(row.cand_begin)) & (i < vec4u(row.cand_end));
-  let all = vec4u(rank_of(score.x), rank_of(score.y), rank_of(score.z), rank_of(score.w));
-  return select(vec4u(NO_CANDIDATE), all, is_candidate);
+  return select(vec4u(NO_CANDIDATE), ranks, (i >= vec4u(row.cand_begin)) & (i < vec4u(row.cand_end)));
 }
 
 fn highest(four: vec4u) -> u32 {
@@ -1365,31 +1367,30 @@ fn count_four(cut: Cut, shift: u32, ranks: vec4u) {
   count_rank(cut, shift, ranks.w);
 }
 
-// (ranks above the cut, ranks in it).
-fn count_taken(cut: Cut, ranks: vec4u) -> vec2u {
-  let is_above = ranks > vec4u(cut.high);
-  let is_within = (ranks >= vec4u(cut.low)) & !is_above;
-  return vec2u(dot(vec4u(is_above), vec4u(1u)), dot(vec4u(is_within), vec4u(1u)));
+// A bit for each of four ranks that is \`least\` or more.
+fn bits_from(least: u32, ranks: vec4u) -> u32 {
+  return dot(vec4u(ranks >= vec4u(least)), vec4u(1u, 2u, 4u, 8u));
 }
 
-// Stores a rank that the cut takes; \`at\` counts the ranks above the cut and in it before this one.
-fn keep(cut: Cut, at: vec2u, out: u32, rank: u32, ix: u32) -> vec2u {
-  if (rank < cut.low) { return at; }
-  let is_above = rank > cut.high;
-  if (is_above || at.y < cut.need) {
-    let slot = out + at.x + min(at.y, cut.need);
-    candidate_ranks[slot] = rank;
-    candidate_ix[slot] = ix;
-  }
-  return at + select(vec2u(0u, 1u), vec2u(1u, 0u), is_above);
+// A bit for each of an invocation's ranks that is \`least\` or more.
+fn mask_from(least: u32, ranks: Sixteen) -> u32 {
+  return bits_from(least, ranks.a) | (bits_from(least, ranks.b) << 4u) | (bits_from(least, ranks.c) << 8u) |
+    (bits_from(least, ranks.d) << 12u);
 }
 
-fn keep_four(cut: Cut, before: vec2u, out: u32, ranks: vec4u, ix: u32) -> vec2u {
-  var at = before;
-  at = keep(cut, at, out, ranks.x, ix);
-  at = keep(cut, at, out, ranks.y, ix + 1u);
-  at = keep(cut, at, out, ranks.z, ix + 2u);
-  return keep(cut, at, out, ranks.w, ix + 3u);
+fn one_of(ranks: Sixteen, k: u32) -> u32 {
+  let low = select(ranks.a, ranks.b, (k & 4u) != 0u);
+  let high = select(ranks.c, ranks.d, (k & 4u) != 0u);
+  let four = select(low, high, (k & 8u) != 0u);
+  let two = select(four.xy, four.zw, (k & 2u) != 0u);
+  return select(two.x, two.y, (k & 1u) != 0u);
+}
+
+// The lowest \`count\` bits of a mask.
+fn lowest_bits(mask: u32, count: u32) -> u32 {
+  var rest = mask;
+  for (var k = 0u; k < count && rest != 0u; k++) { rest &= rest - 1u; }
+  return mask & ~rest;
 }
 
 // In uniform control flow only.
@@ -1399,12 +1400,15 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile: u32, words_0: vec4
   var ranks = Sixteen();
   if (ix < row.cand_end && ix + 16u > row.cand_begin) {
     let scores = score_sixteen(lane, first_group, ix / 16u, words_0, words_1);
-    ranks = Sixteen(
-      ranks_of(scores.a, ix, row),
-      ranks_of(scores.b, ix + 4u, row),
-      ranks_of(scores.c, ix + 8u, row),
-      ranks_of(scores.d, ix + 12u, row),
-    );
+    ranks = Sixteen(ranks_of(scores.a), ranks_of(scores.b), ranks_of(scores.c), ranks_of(scores.d));
+    if (ix < row.cand_begin || ix + 16u > row.cand_end) {
+      ranks = Sixteen(
+        only_candidates(ranks.a, ix, row),
+        only_candidates(ranks.b, ix + 4u, row),
+        only_candidates(ranks.c, ix + 8u, row),
+        only_candidates(ranks.d, ix + 12u, row),
+      );
+    }
   }
 
   // A bound from the invocations' best.
@@ -1415,14 +1419,14 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile: u32, words_0: vec4
   count_rank(range, shift, best);
   var found = choose_bin(lane, row.n_heavy, shift);
   let bound = select(1u, range.low + (found.x << shift), found.w == 1u);
-  var cut = Cut(bound, 0xffffffffu, 0xffffffffu);
 
-  var mine = count_taken(cut, ranks.a) + count_taken(cut, ranks.b) + count_taken(cut, ranks.c) + count_taken(cut, ranks.d);
-  var upto = scan_inclusive(lane, mine);
-  if (lane == WG - 1u) { wg_kept = upto.x + upto.y; }
+  var taken = mask_from(bound, ranks);
+  let upto = scan_sum(lane, countOneBits(taken));
+  var slot = upto - countOneBits(taken);
+  if (lane == WG - 1u) { wg_kept = upto; }
   var n_kept = workgroupUniformLoad(&wg_kept);
   if (n_kept > kept()) {
-    cut = Cut(bound, range.high, row.n_heavy);
+    var cut = Cut(bound, range.high, row.n_heavy);
     var is_done = false;
     for (var round = 0u; round < MOST_PASSES && !is_done; round++) {
       shift = bin_shift(cut);
@@ -1431,18 +1435,21 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile: u32, words_0: vec4
       cut = narrowed(cut, shift, found);
       is_done = found.z == 1u;
     }
-    mine = count_taken(cut, ranks.a) + count_taken(cut, ranks.b) + count_taken(cut, ranks.c) + count_taken(cut, ranks.d);
-    upto = scan_inclusive(lane, mine);
+    let above = select(mask_from(cut.high + 1u, ranks), 0u, cut.high == 0xffffffffu);
+    let within = mask_from(cut.low, ranks) & ~above;
+    let mine = vec2u(countOneBits(above), countOneBits(within));
+    let before = scan_inclusive(lane, mine) - mine;
+    taken = above | lowest_bits(within, cut.need - min(cut.need, before.y));
+    slot = before.x + min(before.y, cut.need);
     n_kept = row.n_heavy;
   }
 
   let out = list_ix * tiles_stride() + tile * kept();
-  if (mine.x + mine.y > 0u) {
-    var at = upto - mine;
-    at = keep_four(cut, at, out, ranks.a, ix);
-    at = keep_four(cut, at, out, ranks.b, ix + 4u);
-    at = keep_four(cut, at, out, ranks.c, ix + 8u);
-    at = keep_four(cut, at, out, ranks.d, ix + 12u);
+  for (; taken != 0u; taken &= taken - 1u) {
+    let k = firstTrailingBit(taken);
+    candidate_ranks[out + slot] = one_of(ranks, k);
+    candidate_ix[out + slot] = ix + k;
+    slot += 1u;
   }
   if (n_kept + lane < kept()) { candidate_ranks[out + n_kept + lane] = NO_CANDIDATE; }
   if (n_kept + WG < kept()) {
@@ -1937,31 +1944,48 @@ fn count_four(cut: Cut, shift: u32, ranks: vec4u) {
   count_rank(cut, shift, ranks.w);
 }
 
-// The cut that takes the n_heavy best. The first four candidates of every invocation stay in registers.
-fn best_cut(lane: u32, n_heavy: u32, first: u32, n_fours: u32, ranks: vec4u) -> Cut {
-  var cut = Cut(1u, 0xffffffffu, n_heavy);
-  var is_done = false;
-  for (var round = 0u; round < MOST_PASSES && !is_done; round++) {
-    offer_four(lane, cut, ranks);
-    if (n_fours > WG) {
-      for (var turn = WG; turn < n_fours; turn += WG) {
-        offer_four(lane, cut, four_ranks(first, turn + lane, n_fours));
-      }
+// Offers the candidates within a cut. The first four of every invocation stay in registers.
+fn offer_all(lane: u32, cut: Cut, first: u32, n_fours: u32, ranks: vec4u) {
+  offer_four(lane, cut, ranks);
+  if (n_fours > WG) {
+    for (var turn = WG; turn < n_fours; turn += WG) {
+      offer_four(lane, cut, four_ranks(first, turn + lane, n_fours));
     }
-    if (round > 0u && all_equal(lane)) { break; }
-    cut = offered_range(cut.need);
-    let shift = bin_shift(cut);
-    count_four(cut, shift, ranks);
-    if (n_fours > WG) {
-      for (var turn = WG; turn < n_fours; turn += WG) {
-        count_four(cut, shift, four_ranks(first, turn + lane, n_fours));
-      }
-    }
-    let found = choose_bin(lane, cut.need, shift);
-    cut = narrowed(cut, shift, found);
-    is_done = found.z == 1u;
   }
-  return cut;
+}
+
+// One histogram over a range, and the bin that holds its cut.need-th highest rank.
+fn narrow(lane: u32, cut: Cut, first: u32, n_fours: u32, ranks: vec4u) -> Narrowed {
+  let shift = bin_shift(cut);
+  count_four(cut, shift, ranks);
+  if (n_fours > WG) {
+    for (var turn = WG; turn < n_fours; turn += WG) {
+      count_four(cut, shift, four_ranks(first, turn + lane, n_fours));
+    }
+  }
+  let found = choose_bin(lane, cut.need, shift);
+  return Narrowed(narrowed(cut, shift, found), found.z == 1u);
+}
+
+struct Narrowed {
+  cut: Cut,
+  is_done: bool,
+}
+
+// The cut that takes the n_heavy best.
+fn best_cut(lane: u32, n_heavy: u32, first: u32, n_fours: u32, ranks: vec4u) -> Cut {
+  offer_all(lane, Cut(1u, 0xffffffffu, 0u), first, n_fours, ranks);
+  var now = narrow(lane, offered_range(n_heavy), first, n_fours, ranks);
+  if (!now.is_done) {
+    // More than are needed share the bin: done if they tie, else their range is narrowed.
+    offer_all(lane, now.cut, first, n_fours, ranks);
+    if (!all_equal(lane)) {
+      for (var round = 0u; round < MOST_PASSES && !now.is_done; round++) {
+        now = narrow(lane, now.cut, first, n_fours, ranks);
+      }
+    }
+  }
+  return now.cut;
 }
 
 // Puts a rank that the cut takes; \`at\` counts the ranks above the cut and in it before this one.

@@ -23,7 +23,7 @@ export function defaultTuning({ device }: PlanContext): Tuning {
   const most = device.limits.maxComputeInvocationsPerWorkgroup;
   return {
     invocations: Math.min(512, most),
-    listInvocations: Math.min(256, most),
+    listInvocations: Math.min(device.info.isSoftware ? 64 : 1024, most),
     replicas: 1,
     lists: 1,
     subgroupSize: device.subgroupSize,

@@ -33,31 +33,48 @@ fn count_four(cut: Cut, shift: u32, ranks: vec4u) {
   count_rank(cut, shift, ranks.w);
 }
 
-// The cut that takes the n_heavy best. The first four candidates of every invocation stay in registers.
-fn best_cut(lane: u32, n_heavy: u32, first: u32, n_fours: u32, ranks: vec4u) -> Cut {
-  var cut = Cut(1u, 0xffffffffu, n_heavy);
-  var is_done = false;
-  for (var round = 0u; round < MOST_PASSES && !is_done; round++) {
-    offer_four(lane, cut, ranks);
-    if (n_fours > WG) {
-      for (var turn = WG; turn < n_fours; turn += WG) {
-        offer_four(lane, cut, four_ranks(first, turn + lane, n_fours));
-      }
+// Offers the candidates within a cut. The first four of every invocation stay in registers.
+fn offer_all(lane: u32, cut: Cut, first: u32, n_fours: u32, ranks: vec4u) {
+  offer_four(lane, cut, ranks);
+  if (n_fours > WG) {
+    for (var turn = WG; turn < n_fours; turn += WG) {
+      offer_four(lane, cut, four_ranks(first, turn + lane, n_fours));
     }
-    if (round > 0u && all_equal(lane)) { break; }
-    cut = offered_range(cut.need);
-    let shift = bin_shift(cut);
-    count_four(cut, shift, ranks);
-    if (n_fours > WG) {
-      for (var turn = WG; turn < n_fours; turn += WG) {
-        count_four(cut, shift, four_ranks(first, turn + lane, n_fours));
-      }
-    }
-    let found = choose_bin(lane, cut.need, shift);
-    cut = narrowed(cut, shift, found);
-    is_done = found.z == 1u;
   }
-  return cut;
+}
+
+// One histogram over a range, and the bin that holds its cut.need-th highest rank.
+fn narrow(lane: u32, cut: Cut, first: u32, n_fours: u32, ranks: vec4u) -> Narrowed {
+  let shift = bin_shift(cut);
+  count_four(cut, shift, ranks);
+  if (n_fours > WG) {
+    for (var turn = WG; turn < n_fours; turn += WG) {
+      count_four(cut, shift, four_ranks(first, turn + lane, n_fours));
+    }
+  }
+  let found = choose_bin(lane, cut.need, shift);
+  return Narrowed(narrowed(cut, shift, found), found.z == 1u);
+}
+
+struct Narrowed {
+  cut: Cut,
+  is_done: bool,
+}
+
+// The cut that takes the n_heavy best.
+fn best_cut(lane: u32, n_heavy: u32, first: u32, n_fours: u32, ranks: vec4u) -> Cut {
+  offer_all(lane, Cut(1u, 0xffffffffu, 0u), first, n_fours, ranks);
+  var now = narrow(lane, offered_range(n_heavy), first, n_fours, ranks);
+  if (!now.is_done) {
+    // More than are needed share the bin: done if they tie, else their range is narrowed.
+    offer_all(lane, now.cut, first, n_fours, ranks);
+    if (!all_equal(lane)) {
+      for (var round = 0u; round < MOST_PASSES && !now.is_done; round++) {
+        now = narrow(lane, now.cut, first, n_fours, ranks);
+      }
+    }
+  }
+  return now.cut;
 }
 
 // Puts a rank that the cut takes; `at` counts the ranks above the cut and in it before this one.
