@@ -1688,7 +1688,8 @@ fn choose_bin(lane: u32, need: u32, shift: u32) -> vec4u {
 fn narrowed(cut: Cut, shift: u32, found: vec4u) -> Cut {
   if (found.w == 0u) { return Cut(1u, cut.low - 1u, cut.need - found.y); }
   let low = cut.low + (found.x << shift);
-  return Cut(low, low + ((1u << shift) - 1u), found.y);
+  // A range rarely ends where a bin does, and what lies above it was counted already.
+  return Cut(low, low + min((1u << shift) - 1u, cut.high - low), found.y);
 }
 
 // Whether all ranks that were offered are equal. In uniform control flow only; begins with a barrier.

@@ -45,8 +45,7 @@ export const E05: GpuPipelineDef = {
   ...E04,
   id: "e05",
   title: "fused list",
-  change:
-    "merge, list and weights in one kernel: ordered compaction in place of sorts, weights cleared by the old list",
+  change: "merge, list and weights in one kernel; nothing is sorted, weights are cleared by the old list",
   kernels: withList(BEFORE, list, true),
   weightKernels: [],
   kernelsFor: (context) =>

@@ -10,13 +10,28 @@
  */
 
 import { assignFirst, codeList } from "../../kernels/quantize_topk_list/code_list.ts";
+import { assignPacked } from "../../kernels/quantize/assign_packed.ts";
 import { candidates, candidatesBytes, TILING } from "../../kernels/score_topk/candidates.ts";
+import type { Kernel } from "../../kernels/gpu/kernel.ts";
+import { mergeList, type MergeListOptions } from "../../kernels/topk_list/merge_list.ts";
 import { E05, tilesFit, withList } from "./e05_fused_list.ts";
-import { gpuPipeline, type GpuPipelineDef, kernelsOf } from "./gpu_layer.ts";
+import { gpuPipeline, type GpuPipelineDef, kernelsOf, type PlanContext } from "./gpu_layer.ts";
 import type { Pipeline } from "./pipeline.ts";
 
-const list = (weights: boolean) => codeList({ tiling: TILING, weights, invocations: 256, subgroupSize: 0 });
-const BEFORE = [assignFirst, candidates];
+/** Kernels that score by `tiles` and then make lists: with coding beside the lists where a kernel may bind that much. */
+export function twoDispatches(
+  tiles: Kernel,
+  options: Omit<MergeListOptions, "weights">,
+  { device, weights }: Pick<PlanContext, "device" | "weights">,
+): Kernel[] {
+  const beside = codeList({ ...options, weights });
+  const fits = beside.buffers.length <= device.limits.maxStorageBuffersPerShaderStage;
+  return fits
+    ? withList([assignFirst, tiles], () => beside, weights)
+    : withList([assignPacked, tiles], () => mergeList({ ...options, weights }), weights);
+}
+
+const LIST = { tiling: TILING, invocations: 256, subgroupSize: 0 };
 
 /** The iteration as data, to derive others from. */
 export const E06: GpuPipelineDef = {
@@ -24,10 +39,10 @@ export const E06: GpuPipelineDef = {
   id: "e06",
   title: "fused step",
   change: "new keys are coded beside the lists: two dispatches are left",
-  kernels: withList(BEFORE, list, true),
+  kernels: withList([assignFirst, candidates], (weights) => codeList({ ...LIST, weights }), true),
   kernelsFor: (context) =>
     tilesFit(context, candidatesBytes(context.config.shape))
-      ? withList(BEFORE, list, context.weights)
+      ? twoDispatches(candidates, LIST, context)
       : kernelsOf(E05, context),
 };
 

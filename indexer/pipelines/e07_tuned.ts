@@ -8,7 +8,8 @@ import { assignFirst, codeList } from "../../kernels/quantize_topk_list/code_lis
 import { scoreTiles, scoreTilesBytes, type ScoreTilesOptions, tilingOf } from "../../kernels/score_topk/score_tiles.ts";
 import { tilePays } from "./e04_fused_topk.ts";
 import { withList } from "./e05_fused_list.ts";
-import { E06 } from "./e06_fused_step.ts";
+import type { Kernel } from "../../kernels/gpu/kernel.ts";
+import { E06, twoDispatches } from "./e06_fused_step.ts";
 import { gpuPipeline, type GpuPipelineDef, kernelsOf, type PlanContext } from "./gpu_layer.ts";
 import type { Pipeline } from "./pipeline.ts";
 
@@ -23,18 +24,21 @@ export function defaultTuning({ device }: PlanContext): Tuning {
   const most = device.limits.maxComputeInvocationsPerWorkgroup;
   return {
     invocations: Math.min(512, most),
-    listInvocations: Math.min(device.info.isSoftware ? 64 : 1024, most),
+    listInvocations: Math.min(device.info.isSoftware ? 64 : 512, most),
     replicas: 1,
     lists: 1,
     subgroupSize: device.subgroupSize,
   };
 }
 
-/** The kernels for given sizes. */
-export function tunedKernels(tuning: Tuning, weights: boolean) {
+/** The kernels for given sizes where they fit the device, else e06's. Pure. */
+export function tunedKernels(context: PlanContext, tuning: Tuning): readonly Kernel[] {
+  const { config, device } = context;
+  const bytes = scoreTilesBytes(config.shape, tuning);
+  const fits = bytes <= device.limits.maxComputeWorkgroupStorageSize;
+  if (!fits || !tilePays(config, tilingOf(tuning).tile)) return kernelsOf(E06, context);
   const { subgroupSize, listInvocations: invocations } = tuning;
-  const list = (weights: boolean) => codeList({ tiling: tilingOf(tuning), weights, invocations, subgroupSize });
-  return withList([assignFirst, scoreTiles(tuning)], list, weights);
+  return twoDispatches(scoreTiles(tuning), { tiling: tilingOf(tuning), invocations, subgroupSize }, context);
 }
 
 const PORTABLE: Tuning = { invocations: 256, listInvocations: 256, replicas: 1, lists: 1, subgroupSize: 0 };
@@ -45,17 +49,20 @@ export const E07: GpuPipelineDef = {
   id: "e07",
   title: "tuned",
   change: "large tiles with ranks in registers; sizes chosen per device and shape",
-  kernels: tunedKernels(PORTABLE, true),
-  kernelsFor: (context) => tunedPlan(context, defaultTuning(context)),
+  kernels: withList(
+    [assignFirst, scoreTiles(PORTABLE)],
+    (weights) => codeList({ tiling: tilingOf(PORTABLE), invocations: 256, subgroupSize: 0, weights }),
+    true,
+  ),
+  kernelsFor: (context) => tunedKernels(context, defaultTuning(context)),
 };
 
-/** The kernels for given sizes where they fit the device, else e06's. */
-export function tunedPlan(context: PlanContext, tuning: Tuning) {
-  const bytes = scoreTilesBytes(context.config.shape, tuning);
-  const fits = bytes <= context.device.limits.maxComputeWorkgroupStorageSize;
-  return fits && tilePays(context.config, tilingOf(tuning).tile)
-    ? tunedKernels(tuning, context.weights)
-    : kernelsOf(E06, context);
+/** A pipeline like e07 with sizes of the caller's. */
+export function tunedPipeline(tuning: Partial<Tuning>): Pipeline {
+  return gpuPipeline({
+    ...E07,
+    kernelsFor: (context) => tunedKernels(context, { ...defaultTuning(context), ...tuning }),
+  });
 }
 
 /** The tuned step. */
