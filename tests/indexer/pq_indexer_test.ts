@@ -541,6 +541,7 @@ for (const { id, kernels } of gpuPipelines) {
     using keyBuffer = await gpu.upload("keys", newKeys);
     await (await index.step(query, newKeys)).read();
     await index.step(queryBuffer.buffer, keyBuffer.buffer);
+    await index.step(query, newKeys);
     await index.append(newKeys);
     await index.select(queryBuffer.buffer);
     const warm = await countAllocations(gpu.device, async () => {

@@ -12,7 +12,11 @@ import { gather } from "../../kernels/score/gather.ts";
 import { score } from "../../kernels/score/score.ts";
 import { scoreLookup, scorePacked } from "../../kernels/score/score_lookup.ts";
 import { sum } from "../../kernels/score/sum.ts";
-import { candidates } from "../../kernels/score_topk/candidates.ts";
+import { codeList } from "../../kernels/quantize_topk_list/code_list.ts";
+import type { ElementArray } from "../../kernels/gpu/kernel.ts";
+import { candidates, keptPerTile, nTiles, tilesStride } from "../../kernels/score_topk/candidates.ts";
+import { scoreTiles, tilingOf } from "../../kernels/score_topk/score_tiles.ts";
+import { mergeList } from "../../kernels/topk_list/merge_list.ts";
 import { merge } from "../../kernels/score_topk/merge.ts";
 import { table } from "../../kernels/score/table.ts";
 import { mask } from "../../kernels/topk/mask.ts";
@@ -222,6 +226,178 @@ for (const [nCoded, heavy] of [[300, 20], [2048, 1], [2049, 130], [4096, 512], [
     assertEquals(merged.gpu, merged.twin);
   });
 }
+
+/** Ties by few integers, or hardly any. */
+const DISTINCT = { tied: 3, many: 4000 } as const;
+
+for (const [kind, distinct] of Object.entries(DISTINCT)) {
+  for (const [nCoded, heavy, invocations] of [[300, 20, 64], [1040, 130, 64], [4100, 500, 256], [9000, 33, 128]]) {
+    gpuTest(
+      `score_tiles and lists: the best ${heavy} of ${nCoded} in tiles of ${16 * invocations}, ${kind}`,
+      async (gpu) => {
+        const shape: LayerShape = { ...ODD_SHAPE, batch: 1, heads: 4, kvHeads: 2 };
+        const codedStride = Math.ceil((nCoded + 20) / 16) * 16;
+        const base = { ...oddStep(nCoded + 7, heavy), codedStride, heavyStride: heavy + 5, listStride: heavy + 200 };
+        const step: StepShape = {
+          ...base,
+          nNew: 0,
+          // The first row's candidates begin and end inside of a tile, the second's are all but few; the third has none.
+          rows: [
+            row(nCoded + 5, 60, Math.min(heavy, nCoded - 120), 45, 7),
+            row(nCoded + 6, 7, heavy, 0, 7),
+            row(nCoded + 7, 9, 0, 17, 7),
+          ],
+        };
+        const lists = nLists(shape, step), groups = shape.batch * shape.kvHeads * shape.subvectors;
+        const integer = (count: number, seed: number) => Float32Array.from(below(count, distinct, seed), (v) => v - 1);
+        const query = integer(lists * shape.headWidth, 1);
+        const centroids = Float32Array.from(below(groups * shape.centroids * 7, 3, 2), (value) => value - 1);
+        const codes = new Uint32Array(groups * codedStride / 4);
+        packedCodes.pack(Uint8Array.from(below(codes.length * 4, shape.centroids, 3)), codes);
+        const subgroups = gpu.subgroupSize > 0 ? [0, gpu.subgroupSize] : [0];
+        const choices = subgroups.map((subgroupSize, ix) => ({
+          invocations,
+          subgroupSize,
+          replicas: [1, 8][ix],
+          lists: [4, 1][ix],
+        }));
+        let first: ElementArray | undefined;
+        for (const options of choices) {
+          const tiling = tilingOf(options);
+          const tiles = await runKernel(gpu, scoreTiles(options), shape, step, { query, centroids, codes });
+          const { candidateRanks, candidateIx } = tiles.gpu, best = tiles.twin;
+          const kept = keptPerTile(tiling, step), stride = tilesStride(tiling, step);
+          for (let list = 0; list < lists; list++) {
+            if (step.rows[list % 3].nHeavy === 0) continue;
+            for (let tile = 0; tile < nTiles(tiling, step); tile++) {
+              const at = list * stride + tile * kept;
+              const entries = (of: Record<string, ElementArray>) =>
+                Array.from({ length: kept }, (_, j) => [of.candidateIx[at + j], of.candidateRanks[at + j]])
+                  .filter(([, rank]) => rank > 0);
+              const got = entries(tiles.gpu), want = entries(best);
+              assertEquals(got.map(([ix]) => ix), got.map(([ix]) => ix).toSorted((a, b) => a - b), "in token order");
+              const found = new Map(got.map(([ix, rank]) => [ix, rank]));
+              // All of the best are there, and whatever else is there is a candidate with its own rank.
+              for (const [ix, rank] of want) assertEquals(found.get(ix), rank, `list ${list}, tile ${tile}, ${ix}`);
+              const { candBegin, candEnd } = step.rows[list % 3];
+              assert(got.every(([ix]) => ix >= candBegin && ix < candEnd && Math.floor(ix / tiling.tile) === tile));
+            }
+          }
+          const previous = {
+            indices: Uint32Array.from({ length: lists * step.listStride }, (_, j) => j % step.listStride),
+            lengths: new Uint32Array(lists).fill(11),
+            weights: new Float32Array(lists * step.weightStride),
+          };
+          for (let list = 0; list < lists; list++) {
+            previous.weights.fill(1, list * step.weightStride, list * step.weightStride + 11);
+          }
+          const listOptions = { tiling, weights: true, invocations, subgroupSize: options.subgroupSize };
+          const again = { ...step, clearsPrevious: true };
+          const made = await runKernel(gpu, mergeList(listOptions), shape, again, {
+            candidateRanks,
+            candidateIx,
+            ...previous,
+          });
+          assertEquals(made.gpu, made.twin);
+          assertEquals(first ??= made.gpu.indices, made.gpu.indices, "every choice makes the same lists");
+          const bare = await runKernel(gpu, mergeList({ ...listOptions, weights: false }), shape, step, {
+            candidateRanks,
+            candidateIx,
+            indices: previous.indices,
+          });
+          assertEquals(bare.gpu, bare.twin);
+        }
+      },
+    );
+  }
+}
+
+/** A row that lists all tokens. */
+const everything = (nTokens: number) => ({ ...row(nTokens, nTokens, 0, 0, 7), candBegin: 0, candEnd: 0 });
+
+for (const augmented of [false, true]) {
+  for (const nNew of [1, 2, 6]) {
+    gpuTest(`code_list codes ${nNew} keys as assign_packed does (${augmented ? "ip" : "euclidean"})`, async (gpu) => {
+      const shape: LayerShape = { ...ODD_SHAPE, centroids: 64, augmented };
+      const step: StepShape = {
+        ...alignedStep(301),
+        nNew,
+        firstNewKey: 1,
+        nNewKeys: 8,
+        listStride: 320,
+        rows: [everything(301)],
+      };
+      const words = groups * step.codedStride / 4;
+      const codes = below(words, 2 ** 30, 5);
+      const newKeys = uniform(nKv * 8 * 35, 1), centroids = uniform(groups * 64 * (7 + Number(augmented)), 2);
+      const phi = Float32Array.from({ length: augmented ? groups : 0 }, () => 3);
+      const apart = await runKernel(gpu, assignPacked, shape, step, { newKeys, centroids, phi, codes });
+      for (const subgroupSize of gpu.subgroupSize > 0 ? [0, gpu.subgroupSize] : [0]) {
+        for (const invocations of [64, 256]) {
+          const kernel = codeList({
+            tiling: tilingOf({ invocations, subgroupSize }),
+            weights: false,
+            invocations,
+            subgroupSize,
+          });
+          const beside = await runKernel(gpu, kernel, shape, step, { newKeys, centroids, phi, codes });
+          assertEquals(beside.gpu.codes, apart.gpu.codes, `${invocations} invocations, subgroups of ${subgroupSize}`);
+        }
+      }
+    });
+  }
+}
+
+gpuTest("code_list: all distances NaN are code 0, infinite ones the first of them", async (gpu) => {
+  const shape = { ...ODD_SHAPE, batch: 1, heads: 1, kvHeads: 1, headWidth: 2, subvectors: 1, centroids: 4 };
+  const step: StepShape = {
+    ...alignedStep(61),
+    nCoded: 53,
+    nNew: 5,
+    firstNewKey: 0,
+    nNewKeys: 5,
+    rows: [everything(60)],
+  };
+  const centroids = new Float32Array([NaN, 0, 1, 1, 1, 1, -1, 1]);
+  // deno-fmt-ignore
+  const newKeys = new Float32Array([1, 1,  0, 1,  NaN, 0,  Infinity, 0,  -3, 1]);
+  const kernel = codeList({
+    tiling: tilingOf({ invocations: 64, subgroupSize: 0 }),
+    weights: false,
+    invocations: 64,
+    subgroupSize: 0,
+  });
+  const codes = new Uint32Array(step.codedStride / 4);
+  const run = await runKernel(gpu, kernel, shape, step, { newKeys, centroids, phi: new Float32Array(0), codes });
+  const bytes = new Uint8Array(step.codedStride);
+  packedCodes.unpack(run.gpu.codes as Uint32Array, bytes);
+  assertEquals([...bytes.subarray(48, 53)], [1, 1, 0, 1, 3]);
+});
+
+gpuTest("invocations lie in subgroups in order of their index", async (gpu) => {
+  if (gpu.subgroupSize === 0) return;
+  using out = await gpu.allocate("out", 256 * 4);
+  const { device } = gpu;
+  const code = `@group(0) @binding(0) var<storage, read_write> out: array<u32>;
+    @compute @workgroup_size(256) fn main(@builtin(local_invocation_index) lane: u32,
+      @builtin(subgroup_invocation_id) within: u32, @builtin(subgroup_size) size: u32) { out[lane] = within + 1000u * size; }`;
+  const pipeline = await device.createComputePipelineAsync({
+    layout: "auto",
+    compute: { module: device.createShaderModule({ code }) },
+  });
+  const layout = pipeline.getBindGroupLayout(0);
+  const group = device.createBindGroup({ layout, entries: [{ binding: 0, resource: { buffer: out.buffer } }] });
+  await gpu.submit("subgroups", (encoder) => {
+    const pass = encoder.beginComputePass();
+    pass.setPipeline(pipeline);
+    pass.setBindGroup(0, group);
+    pass.dispatchWorkgroups(1);
+    pass.end();
+  });
+  const [bytes] = await gpu.read([{ buffer: out.buffer, bytes: 1024 }]);
+  const size = gpu.subgroupSize;
+  assertEquals([...new Uint32Array(bytes)], Array.from({ length: 256 }, (_, lane) => lane % size + 1000 * size));
+});
 
 Deno.test("rankOf orders NaN, -inf, numbers, zeros and +inf", () => {
   const ascending = [NaN, -Infinity, -3.4e38, -1, -1e-40, 0, 1e-40, 1, 3.4e38, Infinity];
