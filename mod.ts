@@ -31,10 +31,12 @@ export {
   type SelectionData,
   type SelectionOutput,
 } from "./indexer/selection.ts";
-export { DEFAULT_PIPELINE, pipelineById, PIPELINES } from "./indexer/pipelines/mod.ts";
+export { CPU_PIPELINE, DEFAULT_PIPELINE, pipelineById, PIPELINES } from "./indexer/pipelines/mod.ts";
+export { type CpuOptions, cpuPipeline } from "./indexer/pipelines/cpu/mod.ts";
+export { WorkerError } from "./indexer/pipelines/cpu/pool.ts";
 export type { Layer, LayerContext, LayerStep, PassTarget, Pipeline } from "./indexer/pipelines/pipeline.ts";
 export type { Capacity } from "./indexer/config.ts";
-export { Gpu, type GpuInfo, type GpuOptions } from "./kernels/gpu/device.ts";
+export { type DeviceFacts, Gpu, type GpuInfo, type GpuOptions } from "./kernels/gpu/device.ts";
 export { type GpuInput, type GpuRange, OwnedBuffer, type ResolvedInput } from "./kernels/gpu/buffers.ts";
 export { PassTimer } from "./kernels/gpu/timing.ts";
 export {

@@ -6,7 +6,7 @@
 
 import { type GpuInput, isGpuInput, type OwnedBuffer, resolveInput } from "../kernels/gpu/buffers.ts";
 import { Gpu } from "../kernels/gpu/device.ts";
-import { GpuOutOfMemoryError } from "../kernels/gpu/errors.ts";
+import { GpuOutOfMemoryError, GpuUnavailableError } from "../kernels/gpu/errors.ts";
 import { centroidWidth, MAX_ROWS } from "../kernels/shape.ts";
 import {
   capacityFor,
@@ -21,7 +21,7 @@ import {
   show,
 } from "./config.ts";
 import { trainCentroids } from "./kmeans.ts";
-import { DEFAULT_PIPELINE, pipelineById } from "./pipelines/mod.ts";
+import { CPU_PIPELINE, DEFAULT_PIPELINE, pipelineById } from "./pipelines/mod.ts";
 import type { Layer, LayerStep, PassTarget, Pipeline } from "./pipelines/pipeline.ts";
 import type { Codebook } from "./reference.ts";
 import { Selection, type SelectionOutput } from "./selection.ts";
@@ -42,7 +42,10 @@ export interface CodebookInput {
 
 /** Options of {@linkcode PqIndexer.create}. */
 export interface PqIndexerOptions extends PqConfig {
-  /** Iteration to run, by id ("e01") or as an object of your own. Default: the last one on the GPU. */
+  /**
+   * Iteration to run, by id ("e01") or as an object of your own. Default: the last one on the GPU, or "cpu" where
+   * there is no GPU.
+   */
   readonly pipeline?: string | Pipeline;
   /** The caller's device, which stays the caller's. Default: one device that all indexes share. */
   readonly device?: GPUDevice;
@@ -193,7 +196,7 @@ export class PqIndexer {
    * Creates an index: validates, compiles the pipeline's kernels, makes room.
    *
    * @throws {RangeError | TypeError} for options out of range, an unknown pipeline, a codebook of the wrong size
-   * @throws {GpuUnavailableError} if the pipeline needs a GPU and there is none; says what to install
+   * @throws {GpuUnavailableError} if a pipeline was named that needs a GPU and there is none; says what to install
    */
   static async create(options: PqIndexerOptions): Promise<PqIndexer> {
     knowOptions("create an index", options, CREATE_OPTIONS);
@@ -202,11 +205,7 @@ export class PqIndexer {
     if (device !== undefined && typeof device?.createBuffer !== "function") {
       throw new TypeError(`Cannot create an index as device must be a GPUDevice: it is ${show(device)}`);
     }
-    const pipeline = typeof options.pipeline === "object" && options.pipeline
-      ? options.pipeline
-      : options.pipeline === undefined
-      ? DEFAULT_PIPELINE
-      : pipelineById(options.pipeline);
+    const named = typeof options.pipeline === "string" ? pipelineById(options.pipeline) : options.pipeline;
     const capacity = options.capacity ?? 1024;
     const integer = (name: string, value: number, least: number) => {
       if (!Number.isSafeInteger(value) || value < least) {
@@ -217,7 +216,8 @@ export class PqIndexer {
     integer("seed", options.seed ?? 0, 0);
     integer("iterations", options.iterations ?? 10, 1);
     const given = options.codebook && readCodebook(config, options.codebook);
-    const gpu = pipeline.runsOn === "cpu" ? undefined : options.device ? Gpu.of(options.device) : await Gpu.shared();
+    const gpu = named?.runsOn === "cpu" ? undefined : await gpuFor(options, named !== undefined);
+    const pipeline = named ?? (gpu ? DEFAULT_PIPELINE : CPU_PIPELINE);
     const layer = await pipeline.create({ config, weights: options.weights ?? false, gpu });
     const index = new PqIndexer(config, options, pipeline, layer, gpu);
     try {
@@ -733,6 +733,15 @@ export class PqIndexer {
     if (at >= 0) refuse(action, `${name} must be finite`, `value ${at} is ${input[at]}`);
     return count;
   }
+}
+
+/** The GPU to run on; undefined where none is needed and there is none. */
+async function gpuFor({ device }: PqIndexerOptions, isNeeded: boolean): Promise<Gpu | undefined> {
+  if (device) return Gpu.of(device);
+  return await Gpu.shared().catch((error) => {
+    if (isNeeded || !(error instanceof GpuUnavailableError)) throw error;
+    return undefined;
+  });
 }
 
 /** Typed arrays are copied, so that the caller may reuse them before a queued call runs. */

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { cpu } from "./cpu/mod.ts";
 import { e00 } from "./e00_reference.ts";
 import { e01 } from "./e01_baseline.ts";
 import { e02 } from "./e02_fused_score.ts";
@@ -16,7 +17,10 @@ import { e07 } from "./e07_tuned.ts";
 import type { Pipeline } from "./pipeline.ts";
 
 /** Every iteration, in the order in which the story tells them. */
-export const PIPELINES: readonly Pipeline[] = [e00, e01, e02, e03, e04, e05, e06, e07];
+export const PIPELINES: readonly Pipeline[] = [e00, cpu, e01, e02, e03, e04, e05, e06, e07];
+
+/** The pipeline that an index uses if none is named and there is no GPU. */
+export const CPU_PIPELINE: Pipeline = cpu;
 
 /** The pipeline that an index uses if none is named: the last one on the GPU. */
 export const DEFAULT_PIPELINE: Pipeline = PIPELINES.findLast((pipeline) => pipeline.runsOn === "gpu")!;

@@ -1,0 +1,181 @@
+/**
+ * Threads for the CPU pipeline: one pool per process, shared by all layers. Workers do not keep the process alive.
+ *
+ * @module
+ */
+
+import { control, CONTROL_BYTES, type PoolControl, takeJob } from "./control.ts";
+import { type CpuBuffers, doJob, type JobKind, Scratch } from "./jobs.ts";
+
+/** A worker thread that did not start, or stopped. */
+export class WorkerError extends Error {
+  /** "WorkerError". */
+  override name = "WorkerError";
+}
+
+/** How long workers may take to start. */
+const START_MS = 900;
+/** How long jobs may make no progress. */
+const STALL_MS = 60_000;
+
+/** What of a worker the pool needs. */
+interface Thread {
+  readonly post: (message: unknown) => void;
+  readonly stop: () => void;
+}
+
+/** Where a layer's buffers are from now on. */
+export interface Announcement {
+  /** Number of this announcement. */
+  readonly number: number;
+  /** Number of the one that it replaces. */
+  readonly replaces: number;
+  /** The buffers; none if the layer is gone. */
+  readonly buffers: CpuBuffers | undefined;
+}
+
+/** Hands jobs to threads, the caller's among them. */
+export class Pool {
+  readonly #workers: readonly Thread[];
+  readonly #control: PoolControl | undefined;
+  readonly #scratch = new Scratch();
+  #announcements = 0;
+  #broken: WorkerError | undefined;
+
+  private constructor(workers: readonly Thread[], poolControl: PoolControl | undefined) {
+    this.#workers = workers;
+    this.#control = poolControl;
+  }
+
+  /** Threads, the caller's included. */
+  get threads(): number {
+    return this.#workers.length + 1;
+  }
+
+  /** The caller's thread alone. */
+  static single(): Pool {
+    return new Pool([], undefined);
+  }
+
+  /**
+   * Starts `threads` − 1 workers.
+   *
+   * @param script what they run; default: the project's own
+   * @throws {WorkerError} within a second, if this runtime has no workers or one of them does not start
+   */
+  static async start(threads: number, script: URL = new URL("./worker.ts", import.meta.url)): Promise<Pool> {
+    if (threads === 1) return Pool.single();
+    const remedy = "use cpuPipeline({ threads: 1 })";
+    const api = await import("node:worker_threads").catch(() => undefined);
+    if (!api || typeof SharedArrayBuffer === "undefined") {
+      throw new WorkerError(
+        `Cannot start ${threads} threads as this runtime has no workers with shared memory: ${remedy}`,
+      );
+    }
+    const memory = new SharedArrayBuffer(CONTROL_BYTES);
+    const pool = control(memory);
+    let failure: string | undefined;
+    const workers: Thread[] = [];
+    const stopAll = () => workers.forEach((worker) => worker.stop());
+    const result = new Pool(workers, pool);
+    const fail = (why: string) => {
+      failure ??= why;
+      result.#broken ??= new WorkerError(`Cannot go on as a worker stopped: ${why}; ${remedy}`);
+    };
+    try {
+      for (let ix = 1; ix < threads; ix++) {
+        const { port1, port2 } = new api.MessageChannel();
+        const worker = new api.Worker(script, { workerData: { memory, port: port2 }, transferList: [port2] });
+        worker.on("error", (error: unknown) => fail(error instanceof Error ? error.message : String(error)));
+        worker.on("exit", (code: number) => fail(`it exited with code ${code}`));
+        worker.unref();
+        port1.unref();
+        workers.push({ post: (message) => port1.postMessage(message), stop: () => void worker.terminate() });
+      }
+    } catch (error) {
+      stopAll();
+      throw new WorkerError(`Cannot start a worker as it failed: ${(error as Error).message}; ${remedy}`);
+    }
+    const deadline = performance.now() + START_MS;
+    while (Atomics.load(pool.words, pool.READY) < threads - 1) {
+      if (failure !== undefined || performance.now() > deadline) {
+        stopAll();
+        const why = failure ?? `it was not ready after ${START_MS} ms`;
+        throw new WorkerError(`Cannot start a worker as it failed: ${why}; ${remedy}`);
+      }
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+    return result;
+  }
+
+  /**
+   * Tells the workers where a layer's buffers are; undefined: nowhere any more.
+   *
+   * @param replaces the number of the layer's announcement before; 0 for its first
+   * @returns the number of this one
+   */
+  announce(replaces: number, buffers: CpuBuffers | undefined): number {
+    const number = ++this.#announcements;
+    for (const worker of this.#workers) worker.post({ number, replaces, buffers } satisfies Announcement);
+    return number;
+  }
+
+  /**
+   * Does jobs 0 … count − 1, and returns when all are done.
+   *
+   * @throws {WorkerError} if a worker stopped
+   */
+  run(layer: number, buffers: CpuBuffers, kind: JobKind, count: number): void {
+    const pool = this.#control;
+    if (!pool) {
+      for (let job = 0; job < count; job++) doJob(buffers, kind, job, this.#scratch);
+      return;
+    }
+    if (this.#broken) throw this.#broken;
+    const { words, tickets } = pool;
+    const begin = Atomics.load(tickets, pool.NEXT), end = begin + BigInt(count);
+    Atomics.add(words, pool.GENERATION, 1);
+    Atomics.store(words, pool.LAYER, layer);
+    Atomics.store(words, pool.KIND, kind);
+    Atomics.store(words, pool.DONE, 0);
+    Atomics.store(tickets, pool.BEGIN, begin);
+    Atomics.store(tickets, pool.END, end);
+    Atomics.add(words, pool.GENERATION, 1);
+    Atomics.notify(words, pool.GENERATION);
+    let mine = 0;
+    for (let job = takeJob(pool, begin, end); job >= 0; job = takeJob(pool, begin, end)) {
+      doJob(buffers, kind, job, this.#scratch);
+      mine++;
+    }
+    const since = performance.now();
+    for (let done = Atomics.load(words, pool.DONE); done < count - mine; done = Atomics.load(words, pool.DONE)) {
+      // Where a thread may not block (a browser's main thread), this spins; jobs are short.
+      if (performance.now() - since > 0.2) waitFor(words, pool.DONE, done);
+      if (performance.now() - since > STALL_MS) {
+        this.#broken = new WorkerError(`Cannot go on as a worker made no progress for ${STALL_MS / 1000} s`);
+        throw this.#broken;
+      }
+    }
+  }
+}
+
+function waitFor(words: Int32Array, at: number, value: number): void {
+  try {
+    Atomics.wait(words, at, value, 100);
+  } catch {
+    // This thread may not block.
+  }
+}
+
+const pools = new Map<number, Promise<Pool>>();
+
+/** The pool with so many threads: the same one for every layer. */
+export function sharedPool(threads: number): Promise<Pool> {
+  let pool = pools.get(threads);
+  if (!pool) {
+    pool = Pool.start(threads);
+    pools.set(threads, pool);
+    pool.catch(() => pools.delete(threads));
+  }
+  return pool;
+}

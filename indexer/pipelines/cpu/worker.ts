@@ -1,0 +1,43 @@
+/**
+ * A thread of the CPU pipeline. Sleeps on the pool's control block and takes jobs when there are some.
+ *
+ * @module
+ */
+
+import { type MessagePort, receiveMessageOnPort, workerData } from "node:worker_threads";
+import { type CpuBuffers, doJob, type JobKind, Scratch } from "./jobs.ts";
+import type { Announcement } from "./pool.ts";
+import { control, type PoolControl, takeJob } from "./control.ts";
+
+const { memory, port } = workerData as { memory: SharedArrayBuffer; port: MessagePort };
+const pool: PoolControl = control(memory);
+const layers = new Map<number, CpuBuffers>();
+const scratch = new Scratch();
+
+/** Takes what layers were announced, replaced or dropped. */
+function readNews(): void {
+  for (let news = receiveMessageOnPort(port); news !== undefined; news = receiveMessageOnPort(port)) {
+    const { number, replaces, buffers } = news.message as Announcement;
+    layers.delete(replaces);
+    if (buffers) layers.set(number, buffers);
+  }
+}
+
+Atomics.add(pool.words, pool.READY, 1);
+Atomics.notify(pool.words, pool.READY);
+for (let seen = 0;;) {
+  Atomics.wait(pool.words, pool.GENERATION, seen);
+  const generation = Atomics.load(pool.words, pool.GENERATION);
+  if (generation % 2 === 1 || generation === seen) continue; // being written
+  const layer = Atomics.load(pool.words, pool.LAYER), kind = Atomics.load(pool.words, pool.KIND) as JobKind;
+  const begin = Atomics.load(pool.tickets, pool.BEGIN), end = Atomics.load(pool.tickets, pool.END);
+  if (Atomics.load(pool.words, pool.GENERATION) !== generation) continue;
+  seen = generation;
+  readNews();
+  const buffers = layers.get(layer); // none if the news has not arrived: then others do the jobs
+  for (let job = takeJob(pool, begin, end); buffers && job >= 0; job = takeJob(pool, begin, end)) {
+    doJob(buffers, kind, job, scratch);
+    Atomics.add(pool.words, pool.DONE, 1);
+    Atomics.notify(pool.words, pool.DONE);
+  }
+}

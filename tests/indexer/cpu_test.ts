@@ -1,0 +1,121 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { cpuPipeline } from "../../indexer/pipelines/cpu/mod.ts";
+import { Pool, WorkerError } from "../../indexer/pipelines/cpu/pool.ts";
+import { PqIndexer } from "../../indexer/pq_indexer.ts";
+import { gaussian } from "../../experiments/inputs/synthetic.ts";
+
+const OPTIONS = {
+  heads: 6,
+  headWidth: 12,
+  subvectors: 3,
+  bits: 3,
+  sinkSize: 4,
+  windowSize: 9,
+  heavySize: 30,
+  weights: true,
+};
+const loose = { sanitizeOps: false, sanitizeResources: false }; // workers outlive the tests that start them
+
+async function run(threads: number | undefined): Promise<string> {
+  using index = await PqIndexer.create({
+    ...OPTIONS,
+    pipeline: cpuPipeline({ threads }),
+    codebook: { centroids: gaussian(6 * 3 * 8 * 4, 1), tokens: 0 },
+  });
+  await index.append(gaussian(6 * 500 * 12, 2));
+  const results: string[] = [];
+  for (let step = 0; step < 20; step++) {
+    const rows = 1 + step % 3;
+    const data = await (await index.step(gaussian(6 * rows * 12, 100 + step), gaussian(6 * rows * 12, 200 + step)))
+      .read();
+    results.push(data.indices.join(), data.lengths.join(), data.weights!.join());
+  }
+  results.push((await index.readCodes()).join());
+  return results.join(";");
+}
+
+Deno.test({
+  name: "cpu: any number of threads gives the same lists, weights and codes",
+  ...loose,
+  fn: async () => {
+    const alone = await run(1);
+    for (const threads of [2, 3, 7, undefined]) assertEquals(await run(threads) === alone, true, `${threads} threads`);
+  },
+});
+
+Deno.test({
+  name: "cpu: layers share the pool, in turns and with sizes of their own",
+  ...loose,
+  fn: async () => {
+    const open = (heads: number) =>
+      PqIndexer.create({
+        ...OPTIONS,
+        heads,
+        pipeline: cpuPipeline({ threads: 3 }),
+        codebook: { centroids: gaussian(heads * 3 * 8 * 4, 1), tokens: 0 },
+      });
+    const sizes = [1, 5, 2];
+    const layers = await Promise.all(sizes.map(open)), single = await Promise.all(sizes.map(open));
+    for (let step = 0; step < 30; step++) {
+      for (const [ix, heads] of sizes.entries()) {
+        const query = gaussian(heads * 12, step), keys = gaussian(heads * (step % 7 + 1) * 12, 50 + step);
+        const options = { tokens: step % 7 + 1 };
+        await layers[ix].append(keys, options);
+        await single[ix].append(keys, options);
+        const got = await (await layers[ix].select(query)).read();
+        assertEquals(got, await (await single[ix].select(query)).read());
+      }
+    }
+    for (const layer of [...layers, ...single]) layer.destroy();
+  },
+});
+
+for (
+  const [what, code] of [
+    ["throws", "throw new Error('no such thing')"],
+    ["ends", ""],
+    ["never gets ready", "setInterval(() => {}, 1000)"],
+  ]
+) {
+  Deno.test({
+    name: `cpu: a worker that ${what} at its start is a WorkerError within a second`,
+    ...loose,
+    fn: async () => {
+      const begin = performance.now();
+      const script = new URL(`data:application/javascript,${encodeURIComponent(code)}`);
+      const error = await assertRejects(() => Pool.start(3, script), WorkerError, "Cannot start a worker");
+      assert(error.message.includes("use cpuPipeline({ threads: 1 })"), error.message);
+      assert(performance.now() - begin < 1500);
+    },
+  });
+}
+
+Deno.test("cpu: threads out of range are refused", async () => {
+  for (const threads of [0, -1, 1.5, 257, NaN]) {
+    await assertRejects(
+      () => PqIndexer.create({ ...OPTIONS, pipeline: cpuPipeline({ threads }) }),
+      RangeError,
+      "threads",
+    );
+  }
+});
+
+Deno.test("cpu: a script that destroys nothing ends by itself, and is what an index without a GPU runs", async () => {
+  const script = `
+    import { PqIndexer } from "${new URL("../../mod.ts", import.meta.url)}";
+    const index = await PqIndexer.create({ heads: 4, headWidth: 8, heavySize: 3, sinkSize: 1, windowSize: 2, bits: 2 });
+    await index.append(Float32Array.from({ length: 4 * 60 * 8 }, (_, i) => Math.sin(i * i)));
+    const selection = await index.select(new Float32Array(32).fill(1));
+    console.log(index.pipeline.id, (await selection.read()).lengths.join());
+  `;
+  const command = new Deno.Command(Deno.execPath(), {
+    args: ["eval", "--ext=ts", script],
+    env: { DENO_WEBGPU_BACKEND: "dx12", NO_COLOR: "1" }, // which no Linux or macOS machine has
+    stdout: "piped",
+    stderr: "piped",
+    signal: AbortSignal.timeout(30_000),
+  });
+  const { success, stdout, stderr } = await command.output();
+  assert(success, new TextDecoder().decode(stderr));
+  if (Deno.build.os !== "windows") assertEquals(new TextDecoder().decode(stdout).trim(), "cpu 6,6,6,6");
+});
