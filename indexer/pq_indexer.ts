@@ -393,6 +393,11 @@ export class PqIndexer {
     return this.#layer.dispatches(this.#layerStep(undefined, undefined, newTokens, rows));
   }
 
+  /** Bytes that the kernels of such a step read and write, each access counted once; 0 on the CPU. */
+  bytesPerStep(newTokens = 1, rows = 1): number {
+    return this.#layer.bytesMoved(this.#layerStep(undefined, undefined, newTokens, rows));
+  }
+
   /** The codes so far, u8 `[B, Hkv, M, n]` of tokens initOffset …; waits for the GPU. */
   readCodes(): Promise<Uint8Array> {
     return this.#exclusive(() => this.#layer.exportCodes(this.codedTokens));

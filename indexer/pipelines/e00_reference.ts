@@ -132,6 +132,10 @@ class ReferenceLayer implements Layer {
     return 0;
   }
 
+  bytesMoved(): number {
+    return 0;
+  }
+
   destroy(): void {
     this.#rows = [];
   }

@@ -378,6 +378,11 @@ export class GpuLayer implements Layer {
     return this.#kernels.filter(({ kernel }) => kernel.work(this.#config.shape, shape).workgroups > 0).length;
   }
 
+  bytesMoved(step: LayerStep): number {
+    const shape = { ...this.#stepShape(step), clearsPrevious: true };
+    return this.#kernels.reduce((sum, { kernel }) => sum + kernel.work(this.#config.shape, shape).bytesMoved, 0);
+  }
+
   #stepShape(step: LayerStep): StepShape {
     const { nCoded, nNew, firstNewKey, nNewKeys, initOffset, rows, out } = step;
     const strides = { ...this.#strides(this.#capacity!) };

@@ -94,6 +94,8 @@ export interface Layer {
   record(target: PassTarget, step: LayerStep): Selection | undefined;
   /** Dispatches that a step takes. */
   dispatches(step: LayerStep): number;
+  /** Bytes that they read and write, each access counted once. */
+  bytesMoved(step: LayerStep): number;
   /** Frees what the layer owns. */
   destroy(): void;
 }

@@ -240,6 +240,10 @@ class CpuLayer implements Layer {
     return 0;
   }
 
+  bytesMoved(): number {
+    return 0;
+  }
+
   destroy(): void {
     this.#generation++;
     this.#pool.announce(this.#number, undefined);

@@ -1,0 +1,369 @@
+/**
+ * Measures every pipeline, verified first: `deno task bench`. On a host without the tasks: `deno run -A bench/bench.ts`.
+ *
+ * @module
+ */
+
+import { Gpu } from "../kernels/gpu/device.ts";
+import { GpuUnavailableError } from "../kernels/gpu/errors.ts";
+import { checkSelection } from "../indexer/checks.ts";
+import { PIPELINES } from "../indexer/pipelines/mod.ts";
+import type { Pipeline } from "../indexer/pipelines/pipeline.ts";
+import { listOf } from "../indexer/selection.ts";
+import {
+  bold,
+  type Command,
+  dim,
+  prepareOutput,
+  Progress,
+  runCommand,
+  UsageError,
+  verdict,
+} from "../experiments/cli.ts";
+import { gaussian } from "../experiments/inputs/synthetic.ts";
+import {
+  codedTokens,
+  drawState,
+  openIndex,
+  type Workload,
+  type WorkloadState,
+} from "../experiments/inputs/workload.ts";
+import { Bench } from "../experiments/measure.ts";
+import { type Provenance, provenance } from "../experiments/provenance.ts";
+import { summarize, type Summary } from "../experiments/stats.ts";
+import { type Case, casesFor, leastBytes, SEED } from "./cases.ts";
+
+/** One pipeline on one case. All times in µs. */
+export interface BenchRow {
+  readonly factor: string;
+  readonly value: number;
+  readonly workload: Workload;
+  readonly id: string;
+  readonly title: string;
+  readonly dispatches: number;
+  /** Lists as the oracle's, and the same bytes as the other GPU pipelines. */
+  readonly verified: boolean;
+  readonly problem: string;
+  /** The step in one pass, codes in the cache; none on the CPU. */
+  readonly gpuUs: Summary | null;
+  /** The same without a new key. */
+  readonly gpuWithoutKeyUs: Summary | null;
+  /** The same on so many layers by turns that no cache holds their state; at the seed configuration only. */
+  readonly gpuColdUs: Summary | null;
+  /** Per layer, 32 layers in one pass; at the seed configuration only. */
+  readonly gpuPerLayerUs: Summary | null;
+  /** Submit to idle; on the CPU the whole call. */
+  readonly wallUs: Summary;
+  /** Submit to idle of an empty pass, in turns with the steps. */
+  readonly wallEmptyUs: Summary | null;
+  /** Per step, 32 steps in one submit, to idle. */
+  readonly amortizedUs: Summary | null;
+  /** Mean of each operation in a pass of its own. */
+  readonly operations: readonly { readonly name: string; readonly us: number; readonly share: number }[];
+  /** Bytes that the kernels of a step read and write, each access once. */
+  readonly bytesMoved: number;
+  /** Bytes that no implementation can do without. */
+  readonly bytesLeast: number;
+}
+
+/** What a run of the bench writes. */
+export interface BenchReport {
+  readonly rows: readonly BenchRow[];
+  /** GB/s read and written by a copy of 256 MiB; 0 without a GPU. */
+  readonly copyGBs: number;
+  /** µs of a pass that holds nothing. */
+  readonly emptyPassUs: number;
+  readonly seed: number;
+  readonly provenance: Provenance;
+}
+
+const COMMAND: Command = {
+  name: "bench",
+  summary: "Measures a step of every pipeline, verified first; from the seed configuration, one factor at a time.",
+  flags: {
+    full: { value: "", help: "the whole grid: N to 1,048,576, heads, K, GQA" },
+    pipelines: { value: "IDS", help: "only these, with commas: e01,e07" },
+    samples: { value: "N", help: "timed steps per pipeline and case (default: 200, 5 on a software rasterizer)" },
+    json: { value: "FILE", help: "write the results; on a GPU also without it, to bench/results/" },
+  },
+};
+
+const DATA_SEED = 1;
+
+/** Columns of the table; negative: left-aligned. */
+const WIDTHS = [-16, 6, 9, 7, 9, 8, 8, 10, 8, 9];
+
+/** "nvidia-h200-2026-11-21.json" */
+function fileName({ adapter, date }: Provenance): string {
+  const name = adapter.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
+  return `${name}-${date.slice(0, 10)}.json`;
+}
+
+/** Most tokens that the oracle scores for one check; larger cases are checked by the bytes of smaller ones' pipelines. */
+const MOST_CHECKED = 6e6;
+
+/** A step against the oracle, or, from the second GPU pipeline on, against the bytes of the first. */
+async function verify(
+  pipeline: Pipeline,
+  workload: Workload,
+  state: WorkloadState,
+  gpu: Gpu | undefined,
+  first: string | undefined,
+): Promise<{ problem: string; bytes: string }> {
+  using index = await openIndex(workload, state, pipeline, gpu?.device, 8);
+  const { batch, heads, kvHeads, headWidth } = workload;
+  const query = gaussian(batch * heads * headWidth, 5), newKeys = gaussian(batch * kvHeads * headWidth, 6);
+  const data = await (await index.step(query, newKeys)).read();
+  const bytes = Array.from(data.lengths, (_, list) => listOf(data, list).join()).join(";");
+  if (pipeline.runsOn === "gpu" && first !== undefined) {
+    return { problem: bytes === first ? "" : "other bytes than the first GPU pipeline", bytes };
+  }
+  if (batch * heads * codedTokens(workload) > MOST_CHECKED) return { problem: "", bytes };
+  const { errors, firstError } = checkSelection({
+    config: index.config,
+    initOffset: index.initOffset!,
+    codebook: index.codebook,
+    codes: await index.readCodes(),
+    nTokens: index.tokens,
+    query,
+    weights: workload.weights,
+  }, data);
+  return { problem: errors > 0 ? firstError : "", bytes };
+}
+
+const orNull = (samples: readonly number[]): Summary | null => samples.length > 0 ? summarize(samples) : null;
+
+async function measureGpu(
+  gpu: Gpu,
+  pipeline: Pipeline,
+  { factor, value, workload }: Case,
+  state: WorkloadState,
+  samples: number,
+  problem: string,
+): Promise<BenchRow> {
+  const software = gpu.info.isSoftware, isSeed = factor === SEED.factor && value === SEED.value;
+  const pairs = software ? 3 : isSeed ? 1000 : 100;
+  const room = 4 * samples + pairs + 32 * 60 + 2000;
+  using bench = await Bench.open(gpu, pipeline, workload, state, { steps: room });
+  await bench.warmUp(software ? 0 : 150);
+  const gpuUs = orNull(await bench.gpuSteps(samples));
+  const gpuWithoutKeyUs = orNull(await bench.gpuSteps(samples, false));
+  const totals = await bench.gpuOperations(software ? 2 : 60);
+  const wall = await bench.wall(pairs);
+  const amortizedUs = orNull(await bench.amortized(software ? 1 : 10, software ? 2 : 32));
+  let gpuColdUs: Summary | null = null, gpuPerLayerUs: Summary | null = null;
+  if (isSeed && !software) {
+    const stateBytes = state.codes.length + state.centroids.byteLength;
+    using cold = await Bench.open(gpu, pipeline, workload, state, {
+      count: Math.ceil(2 ** 27 / stateBytes),
+      steps: 400,
+    });
+    await cold.warmUp(100);
+    gpuColdUs = orNull(await cold.gpuSteps(samples));
+    using layers = await Bench.open(gpu, pipeline, workload, state, { count: 32, steps: 400 });
+    await layers.warmUp(100);
+    gpuPerLayerUs = orNull((await layers.gpuLayers(40, 32)).map((us) => us / 32));
+  }
+  const total = [...totals.values()].reduce((sum, us) => sum + us, 0);
+  return {
+    factor,
+    value,
+    workload,
+    id: pipeline.id,
+    title: pipeline.title,
+    dispatches: bench.dispatches,
+    verified: problem === "",
+    problem,
+    gpuUs,
+    gpuWithoutKeyUs,
+    gpuColdUs,
+    gpuPerLayerUs,
+    wallUs: summarize(wall.step),
+    wallEmptyUs: summarize(wall.empty),
+    amortizedUs,
+    operations: [...totals].map(([name, us]) => ({ name, us, share: us / total })),
+    bytesMoved: bench.indexes[0].bytesPerStep(),
+    bytesLeast: leastBytes(workload),
+  };
+}
+
+async function measureCpu(
+  pipeline: Pipeline,
+  { factor, value, workload }: Case,
+  state: WorkloadState,
+  samples: number,
+  problem: string,
+): Promise<BenchRow> {
+  const warm = 30;
+  using index = await openIndex(workload, state, pipeline, undefined, samples + warm);
+  const { batch, heads, kvHeads, headWidth } = workload;
+  const query = gaussian(batch * heads * headWidth, 5), newKeys = gaussian(batch * kvHeads * headWidth, 6);
+  const times: number[] = [];
+  for (let k = 0; k < samples + warm; k++) {
+    const begin = performance.now();
+    await index.step(query, newKeys);
+    times.push((performance.now() - begin) * 1e3);
+  }
+  return {
+    factor,
+    value,
+    workload,
+    id: pipeline.id,
+    title: pipeline.title,
+    dispatches: 0,
+    verified: problem === "",
+    problem,
+    gpuUs: null,
+    gpuWithoutKeyUs: null,
+    gpuColdUs: null,
+    gpuPerLayerUs: null,
+    wallUs: summarize(times.slice(warm)),
+    wallEmptyUs: null,
+    amortizedUs: null,
+    operations: [],
+    bytesMoved: 0,
+    bytesLeast: leastBytes(workload),
+  };
+}
+
+/** GB/s of a large copy within the device, bytes read and written, wall time of many. */
+async function copyBandwidth(gpu: Gpu, bytes: number): Promise<number> {
+  using from = await gpu.upload("copy from", new Uint32Array(bytes / 4).fill(0x9e3779b9));
+  using to = await gpu.allocate("copy to", bytes);
+  const copies = 40;
+  let best = Infinity;
+  for (let attempt = 0; attempt < 5; attempt++) {
+    await gpu.fence();
+    const begin = performance.now();
+    await gpu.submit("copy", (encoder) => {
+      for (let k = 0; k < copies; k++) encoder.copyBufferToBuffer(from.buffer, 0, to.buffer, 0, bytes);
+    });
+    await gpu.fence();
+    best = Math.min(best, performance.now() - begin);
+  }
+  return 2 * bytes * copies / best / 1e6;
+}
+
+/** µs of a pass with the least that a pass can do. */
+async function emptyPass(gpu: Gpu): Promise<number> {
+  const workload: Workload = { ...SEED.workload, heads: 1, kvHeads: 1, tokens: 64, weights: false };
+  const pipeline = PIPELINES.findLast(({ runsOn }) => runsOn === "gpu")!;
+  using bench = await Bench.open(gpu, pipeline, workload, drawState(workload, 1), { steps: 8 });
+  await bench.warmUp(100);
+  const samples = await bench.gpuSteps(60, false); // one list of 64 tokens: a dispatch of one workgroup
+  return samples.length > 0 ? summarize(samples).median : 0;
+}
+
+function printHead({ factor, value, workload }: Case): void {
+  const { heads, kvHeads, tokens, subvectors, bits, heavySize } = workload;
+  console.log(
+    `\n${bold(`${factor} ${value.toLocaleString("en")}`)}: ${heads} heads on ${kvHeads} KV, ${
+      tokens.toLocaleString("en")
+    } tokens, M ${subvectors}, ${bits} bits, K ${heavySize}, weights ${workload.weights ? "on" : "off"}; µs, medians`,
+  );
+  console.log(
+    bold(line(["iteration", "disp.", "GPU", "sd", "no key", "cold", "layer", "wall", "empty", "amort."])),
+  );
+}
+
+function line(cells: readonly string[]): string {
+  return cells.map((cell, ix) => WIDTHS[ix] < 0 ? cell.padEnd(-WIDTHS[ix]) : cell.padStart(WIDTHS[ix])).join("")
+    .trimEnd();
+}
+
+function printRow(row: BenchRow): void {
+  const number = (value: number | undefined) =>
+    value === undefined ? "–" : value.toLocaleString("en", { maximumFractionDigits: value < 1000 ? 1 : 0 });
+  const median = (summary: Summary | null) => number(summary?.median);
+  console.log(
+    line([
+      `${row.id} ${row.title}`,
+      row.dispatches ? String(row.dispatches) : "–",
+      median(row.gpuUs),
+      number(row.gpuUs?.sd),
+      median(row.gpuWithoutKeyUs),
+      median(row.gpuColdUs),
+      median(row.gpuPerLayerUs),
+      median(row.wallUs),
+      median(row.wallEmptyUs),
+      median(row.amortizedUs),
+    ]) + "  " + verdict(row.verified ? "✓" : "✗ WRONG", row.verified),
+  );
+  const shares = row.operations.filter(({ us }) => us > 0).map(({ name, us }) => `${name} ${us.toFixed(1)}`).join(
+    " · ",
+  );
+  if (shares) {
+    const text = `    ${shares}`;
+    console.log(dim(text.length <= 100 ? text : text.slice(0, text.lastIndexOf(" · ", 97)) + " · …"));
+  }
+}
+
+if (import.meta.main) {
+  await runCommand(COMMAND, async (args) => {
+    const ids = args.text("pipelines")?.split(",");
+    const unknown = ids?.find((id) => !PIPELINES.some((pipeline) => pipeline.id === id));
+    if (unknown !== undefined) {
+      throw new UsageError(
+        `Cannot use --pipelines ${unknown} as the pipelines are ${PIPELINES.map(({ id }) => id).join(", ")}`,
+      );
+    }
+    if (args.text("samples") !== undefined) args.integer("samples", 1, 100_000);
+    await prepareOutput(args.text("json"));
+    const gpu = await Gpu.shared().catch((error) => {
+      if (!(error instanceof GpuUnavailableError)) throw error;
+      console.log("No GPU: measuring the pipelines on the CPU.");
+      return undefined;
+    });
+    const software = gpu?.info.isSoftware ?? true;
+    const samples = args.text("samples") ? args.integer("samples", 1, 100_000) : software ? 5 : 200;
+    const about = await provenance(gpu?.info);
+    console.log(`Adapter: ${about.adapter}${software ? " (software: its times say nothing about a GPU)" : ""}`);
+    const pipelines = PIPELINES.filter(({ id, runsOn }) =>
+      (runsOn === "cpu" || gpu) && (ids ? ids.includes(id) : id !== "e00")
+    );
+    const progress = new Progress();
+    const rows: BenchRow[] = [];
+    let done = 0;
+    const cases = casesFor(software, args.has("full"));
+    for (const one of cases) {
+      const label = `${one.factor} ${one.value.toLocaleString("en")}`;
+      progress.phase(`${label}: draw the state`);
+      const state = drawState(one.workload, DATA_SEED);
+      let first: string | undefined;
+      printHead(one);
+      for (const pipeline of pipelines) {
+        progress.phase(`${label}: ${pipeline.id} ${pipeline.title}`);
+        progress.update(done++, cases.length * pipelines.length);
+        const { problem, bytes } = await verify(pipeline, one.workload, state, gpu, first);
+        if (pipeline.runsOn === "gpu") first ??= bytes;
+        const row = pipeline.runsOn === "gpu"
+          ? await measureGpu(gpu!, pipeline, one, state, samples, problem)
+          : await measureCpu(pipeline, one, state, samples, problem);
+        rows.push(row);
+        progress.done();
+        printRow(row);
+      }
+    }
+    const copyGBs = gpu ? await copyBandwidth(gpu, software ? 2 ** 24 : 2 ** 28) : 0;
+    const report: BenchReport = {
+      rows,
+      copyGBs,
+      emptyPassUs: gpu ? await emptyPass(gpu) : 0,
+      seed: DATA_SEED,
+      provenance: about,
+    };
+    if (gpu) {
+      console.log(
+        `\ncopy ${copyGBs.toFixed(0)} GB/s (read and written), empty pass ${report.emptyPassUs.toFixed(1)} µs`,
+      );
+    }
+    const path = args.text("json") ?? (software ? undefined : `bench/results/${fileName(about)}`);
+    if (path) {
+      await Deno.writeTextFile(path, JSON.stringify(report, null, 1) + "\n");
+      console.log(`written: ${path}`);
+    }
+    const failed = rows.filter((row) => !row.verified);
+    for (const row of failed) console.error(`error: ${row.id} is wrong at ${row.factor} ${row.value}: ${row.problem}`);
+    return failed.length === 0 ? 0 : 1;
+  });
+}
