@@ -5,21 +5,28 @@
  * @module
  */
 
+import { resolveConfig } from "../indexer/config.ts";
+import { DEFAULT_DEVICE, planStep } from "../indexer/pipelines/plan.ts";
 import { PIPELINES } from "../indexer/pipelines/mod.ts";
 
 const README = new URL("../README.md", import.meta.url);
 const BEGIN = "<!-- iterations: deno task generate -->", END = "<!-- /iterations -->";
 
+/** A device without tight limits. */
+const GPU = {
+  ...DEFAULT_DEVICE,
+  limits: { ...DEFAULT_DEVICE.limits, maxComputeWorkgroupStorageSize: 32768, maxStorageBuffersPerShaderStage: 16 },
+};
+
 /** The README with a fresh table. */
 export function generateReadme(readme: string): string {
   const begin = readme.indexOf(BEGIN), end = readme.indexOf(END);
   if (begin < 0 || end < begin) throw new Error(`Cannot write the table as README.md must hold ${BEGIN} and ${END}`);
-  const rows = PIPELINES.map(({ id, title, change, kernels }) => [
-    id,
-    title,
-    change,
-    kernels.length > 0 ? String(kernels.length) : "–",
-  ]);
+  const options = { config: resolveConfig({ heads: 32, headWidth: 128 }), device: GPU, weights: true, tokens: 32_000 };
+  const rows = PIPELINES.map((pipeline) => {
+    const { dispatches } = planStep(pipeline, options);
+    return [pipeline.id, pipeline.title, pipeline.change, dispatches > 0 ? String(dispatches) : "–"];
+  });
   const table = [["id", "iteration", "what changes", "dispatches"], ...rows];
   const widths = table[0].map((_, column) => Math.max(3, ...table.map((row) => row[column].length)));
   const line = (cells: readonly string[]) =>

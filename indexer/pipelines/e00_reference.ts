@@ -17,6 +17,7 @@ export const e00: Pipeline = {
   change: "plain TypeScript in f64 on the CPU: the oracle",
   runsOn: "cpu",
   kernels: [],
+  kernelsFor: () => [],
   create: (context: LayerContext) => Promise.resolve(new ReferenceLayer(context)),
 };
 

@@ -18,8 +18,8 @@ import type { Kernel } from "../../kernels/gpu/kernel.ts";
 import { candidates, candidatesBytes, TILE, TILING } from "../../kernels/score_topk/candidates.ts";
 import { mergeList } from "../../kernels/topk_list/merge_list.ts";
 import { E04, tilePays } from "./e04_fused_topk.ts";
-import { gpuPipeline, type GpuPipelineDef, kernelsOf, type PlanContext } from "./gpu_layer.ts";
-import type { Pipeline } from "./pipeline.ts";
+import { gpuPipeline, type GpuPipelineDef, kernelsOf } from "./gpu_layer.ts";
+import type { Pipeline, PlanContext } from "./pipeline.ts";
 
 /** Clears all weights where the lists before cannot tell what to clear. */
 export const zerosUnlessListed: Kernel = {

@@ -15,8 +15,8 @@ import { candidates, candidatesBytes, TILING } from "../../kernels/score_topk/ca
 import type { Kernel } from "../../kernels/gpu/kernel.ts";
 import { mergeList, type MergeListOptions } from "../../kernels/topk_list/merge_list.ts";
 import { E05, tilesFit, withList } from "./e05_fused_list.ts";
-import { gpuPipeline, type GpuPipelineDef, kernelsOf, type PlanContext } from "./gpu_layer.ts";
-import type { Pipeline } from "./pipeline.ts";
+import { gpuPipeline, type GpuPipelineDef, kernelsOf } from "./gpu_layer.ts";
+import type { Pipeline, PlanContext } from "./pipeline.ts";
 
 /** Kernels that score by `tiles` and then make lists: with coding beside the lists where a kernel may bind that much. */
 export function twoDispatches(

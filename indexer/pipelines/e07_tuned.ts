@@ -10,8 +10,8 @@ import { tilePays } from "./e04_fused_topk.ts";
 import { withList } from "./e05_fused_list.ts";
 import type { Kernel } from "../../kernels/gpu/kernel.ts";
 import { E06, twoDispatches } from "./e06_fused_step.ts";
-import { gpuPipeline, type GpuPipelineDef, kernelsOf, type PlanContext } from "./gpu_layer.ts";
-import type { Pipeline } from "./pipeline.ts";
+import { gpuPipeline, type GpuPipelineDef, kernelsOf } from "./gpu_layer.ts";
+import type { Pipeline, PlanContext } from "./pipeline.ts";
 
 /** What is tuned. Speed depends on it; results do not. */
 export interface Tuning extends ScoreTilesOptions {

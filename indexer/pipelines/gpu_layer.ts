@@ -6,25 +6,16 @@
  */
 
 import { type GpuInput, type OwnedBuffer, type ResolvedInput, resolveInput } from "../../kernels/gpu/buffers.ts";
-import type { DeviceFacts, Gpu } from "../../kernels/gpu/device.ts";
+import type { Gpu } from "../../kernels/gpu/device.ts";
 import { type BufferDef, CompiledKernel, type Kernel } from "../../kernels/gpu/kernel.ts";
 import * as io from "../../kernels/layer/buffers.ts";
 import type { CodesFormat } from "../../kernels/quantize/codes.ts";
 import { nLists, packParams, PARAMS_BYTES, type RowShape, type StepShape } from "../../kernels/shape.ts";
 import { type Capacity, refuse, type ResolvedConfig } from "../config.ts";
 import type { Codebook } from "../reference.ts";
+import { stridesOf } from "./plan.ts";
 import { Selection, type SelectionBuffers, type SelectionData } from "../selection.ts";
-import type { Layer, LayerContext, LayerStep, PassTarget, Pipeline } from "./pipeline.ts";
-
-/** What the choice of kernels may depend on. */
-export interface PlanContext {
-  /** The index's config. */
-  readonly config: ResolvedConfig;
-  /** The device. */
-  readonly device: DeviceFacts;
-  /** Whether dense weights are written. */
-  readonly weights: boolean;
-}
+import type { Layer, LayerContext, LayerStep, PassTarget, Pipeline, PlanContext } from "./pipeline.ts";
 
 /** A pipeline as plain data. */
 export interface GpuPipelineDef {
@@ -60,6 +51,7 @@ export function gpuPipeline(def: GpuPipelineDef): Pipeline {
     change: def.change,
     runsOn: "gpu",
     kernels: [...def.kernels, ...def.weightKernels],
+    kernelsFor: (context) => kernelsOf(def, context),
     create: (context) => GpuLayer.create(def, context),
   };
 }
@@ -205,17 +197,8 @@ export class GpuLayer implements Layer {
       firstNewKey: 0,
       nNewKeys: 0,
       initOffset: 0,
-      ...this.#strides(capacity),
+      ...stridesOf(capacity),
       rows: new Array<RowShape>(capacity.rows).fill(row),
-    };
-  }
-
-  #strides(capacity: Capacity) {
-    return {
-      codedStride: capacity.tokens,
-      heavyStride: capacity.heavy,
-      listStride: Math.max(1, capacity.list),
-      weightStride: capacity.tokens,
     };
   }
 
@@ -385,7 +368,7 @@ export class GpuLayer implements Layer {
 
   #stepShape(step: LayerStep): StepShape {
     const { nCoded, nNew, firstNewKey, nNewKeys, initOffset, rows, out } = step;
-    const strides = { ...this.#strides(this.#capacity!) };
+    const strides = stridesOf(this.#capacity!);
     if (out) {
       strides.listStride = out.listStride;
       strides.weightStride = out.weightStride ?? strides.weightStride;

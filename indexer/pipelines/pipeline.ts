@@ -5,12 +5,22 @@
  */
 
 import type { GpuInput } from "../../kernels/gpu/buffers.ts";
-import type { Gpu } from "../../kernels/gpu/device.ts";
+import type { DeviceFacts, Gpu } from "../../kernels/gpu/device.ts";
 import type { Kernel } from "../../kernels/gpu/kernel.ts";
 import type { RowShape } from "../../kernels/shape.ts";
 import type { Capacity, ResolvedConfig } from "../config.ts";
 import type { Codebook } from "../reference.ts";
 import type { Selection, SelectionOutput } from "../selection.ts";
+
+/** What the choice of kernels may depend on. */
+export interface PlanContext {
+  /** The index's config. */
+  readonly config: ResolvedConfig;
+  /** The device. */
+  readonly device: DeviceFacts;
+  /** Whether dense weights are written. */
+  readonly weights: boolean;
+}
 
 /** One iteration of the optimization story. */
 export interface Pipeline {
@@ -22,8 +32,10 @@ export interface Pipeline {
   readonly change: string;
   /** Where its stages run. */
   readonly runsOn: "cpu" | "gpu";
-  /** Kernels of a step with new keys and weights, in order: one dispatch each. None on the CPU. */
+  /** Kernels of a step with new keys and weights where nothing stands against them, in order. None on the CPU. */
   readonly kernels: readonly Kernel[];
+  /** The kernels for a config on a device, in order; some find no work in most steps. Pure. None on the CPU. */
+  kernelsFor(context: PlanContext): readonly Kernel[];
   /**
    * Prepares a layer: compiles what it needs.
    *

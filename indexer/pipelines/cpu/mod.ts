@@ -34,6 +34,7 @@ export function cpuPipeline(options: CpuOptions = {}): Pipeline {
     change: "typed arrays on the CPU: lookup fused with the selection, lists shared out among threads",
     runsOn: "cpu",
     kernels: [],
+    kernelsFor: () => [],
     create: async (context: LayerContext) => new CpuLayer(context, await poolFor(options.threads)),
   };
 }

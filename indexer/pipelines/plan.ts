@@ -1,0 +1,130 @@
+/**
+ * What a step will do, before anything is compiled: kernels, sizes, workgroups, bytes. Pure.
+ *
+ * @module
+ */
+
+import type { DeviceFacts } from "../../kernels/gpu/device.ts";
+import type { StepShape } from "../../kernels/shape.ts";
+import { type Capacity, capacityFor, initOffsetAt, type ResolvedConfig, resolveRows } from "../config.ts";
+import type { Pipeline } from "./pipeline.ts";
+
+/** What is planned. */
+export interface PlanOptions {
+  /** The index's config. */
+  readonly config: ResolvedConfig;
+  /** The device, or what it is to be planned for. */
+  readonly device: DeviceFacts;
+  /** Whether dense weights are written. */
+  readonly weights: boolean;
+  /** N after the step. */
+  readonly tokens: number;
+  /** Keys that the step brings per KV head. Default 1. */
+  readonly newTokens?: number;
+  /** Query rows. Default 1. */
+  readonly rows?: number;
+}
+
+/** One kernel of a planned step. */
+export interface PlannedKernel {
+  /** Name of the operation. */
+  readonly name: string;
+  /** Workgroups; 0: not dispatched in this step. */
+  readonly workgroups: number;
+  /** Invocations per workgroup. */
+  readonly invocations: number;
+  /** Bytes of workgroup memory. */
+  readonly workgroupBytes: number;
+  /** Bytes that the dispatch reads and writes, each access counted once. */
+  readonly bytesMoved: number;
+  /** Overrides beside those of the layer's shape: tile sizes and the like. */
+  readonly overrides: Readonly<Record<string, number>>;
+}
+
+/** A planned step. */
+export interface StepPlan {
+  /** The kernels in order. */
+  readonly kernels: readonly PlannedKernel[];
+  /** Dispatches of the step. */
+  readonly dispatches: number;
+  /** Bytes that it reads and writes. */
+  readonly bytesMoved: number;
+  /** Bytes of every buffer that the layer owns, by name; inputs are the caller's. */
+  readonly buffers: Readonly<Record<string, number>>;
+}
+
+const SHAPE_OVERRIDES = new Set([
+  "BATCH",
+  "HEADS",
+  "KV_HEADS",
+  "SUBVECTORS",
+  "CENTROIDS",
+  "SUB_WIDTH",
+  "CENTROID_WIDTH",
+  "WG",
+]);
+
+/** Strides of buffers that hold a capacity. */
+export function stridesOf(capacity: Capacity) {
+  return {
+    codedStride: capacity.tokens,
+    heavyStride: capacity.heavy,
+    listStride: Math.max(1, capacity.list),
+    weightStride: capacity.tokens,
+  };
+}
+
+/**
+ * Plans a step that goes on from one before it, with a codebook.
+ *
+ * @throws {RangeError} if there are more rows than tokens
+ */
+export function planStep(pipeline: Pipeline, options: PlanOptions): StepPlan {
+  const { config, device, weights, tokens, newTokens = 1, rows = 1 } = options;
+  const initOffset = initOffsetAt(config, tokens);
+  const nCoded = Math.max(0, tokens - initOffset), nNew = Math.min(newTokens, nCoded);
+  const step: StepShape = {
+    nCoded,
+    nNew,
+    firstNewKey: newTokens - nNew,
+    nNewKeys: newTokens,
+    initOffset,
+    clearsPrevious: true,
+    ...stridesOf(capacityFor(config, tokens, rows)),
+    rows: resolveRows(config, initOffset, tokens, rows),
+  };
+  const all = pipeline.kernelsFor({ config, device, weights });
+  const buffers: Record<string, number> = {};
+  const kernels = all.map((kernel): PlannedKernel => {
+    const { overrides, invocations, workgroupBytes } = kernel.plan(config.shape);
+    for (const use of kernel.buffers) {
+      const bytes = 4 * use.elements(config.shape, step);
+      if (use.name !== "query" && use.name !== "newKeys") buffers[use.name] = Math.max(bytes, buffers[use.name] ?? 0);
+    }
+    return {
+      name: kernel.name,
+      ...kernel.work(config.shape, step),
+      invocations,
+      workgroupBytes,
+      overrides: Object.fromEntries(Object.entries(overrides).filter(([name]) => !SHAPE_OVERRIDES.has(name))),
+    };
+  });
+  return {
+    kernels,
+    dispatches: kernels.filter(({ workgroups }) => workgroups > 0).length,
+    bytesMoved: kernels.reduce((sum, { bytesMoved }) => sum + bytesMoved, 0),
+    buffers,
+  };
+}
+
+/** WebGPU's default limits: what every device has. */
+export const DEFAULT_DEVICE: DeviceFacts = {
+  limits: {
+    maxComputeInvocationsPerWorkgroup: 256,
+    maxComputeWorkgroupStorageSize: 16384,
+    maxStorageBufferBindingSize: 2 ** 27,
+    maxStorageBuffersPerShaderStage: 8,
+  },
+  subgroupSize: 0,
+  info: { isSoftware: false },
+};
