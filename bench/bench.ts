@@ -143,14 +143,14 @@ async function measureGpu(
 ): Promise<BenchRow> {
   const software = gpu.info.isSoftware, isSeed = factor === SEED.factor && value === SEED.value;
   const pairs = software ? 3 : isSeed ? 1000 : 100;
-  const room = 4 * samples + pairs + 32 * 60 + 2000;
+  const room = 2 * samples + pairs + 10 * 32 + 200;
   using bench = await Bench.open(gpu, pipeline, workload, state, { steps: room });
   await bench.warmUp(software ? 0 : 150);
-  const gpuUs = orNull(await bench.gpuSteps(samples));
-  const gpuWithoutKeyUs = orNull(await bench.gpuSteps(samples, false));
-  const totals = await bench.gpuOperations(software ? 2 : 60);
-  const wall = await bench.wall(pairs);
-  const amortizedUs = orNull(await bench.amortized(software ? 1 : 10, software ? 2 : 32));
+  const gpuUs = orNull(await bench.gpuSteps(bench.affordable(samples, 300)));
+  const gpuWithoutKeyUs = orNull(await bench.gpuSteps(bench.affordable(samples, 300), false));
+  const totals = await bench.gpuOperations(software ? 2 : bench.affordable(60, 100));
+  const wall = await bench.wall(bench.affordable(pairs, 500));
+  const amortizedUs = orNull(await bench.amortized(software ? 1 : bench.affordable(10, 10), software ? 2 : 32));
   let gpuColdUs: Summary | null = null, gpuPerLayerUs: Summary | null = null;
   if (isSeed && !software) {
     const stateBytes = state.codes.length + state.centroids.byteLength;
@@ -159,7 +159,7 @@ async function measureGpu(
       steps: 400,
     });
     await cold.warmUp(100);
-    gpuColdUs = orNull(await cold.gpuSteps(samples));
+    gpuColdUs = orNull(await cold.gpuSteps(cold.affordable(samples, 300)));
     using layers = await Bench.open(gpu, pipeline, workload, state, { count: 32, steps: 400 });
     await layers.warmUp(100);
     gpuPerLayerUs = orNull((await layers.gpuLayers(40, 32)).map((us) => us / 32));
@@ -244,13 +244,13 @@ async function copyBandwidth(gpu: Gpu, bytes: number): Promise<number> {
   return 2 * bytes * copies / best / 1e6;
 }
 
-/** µs of a pass with the least that a pass can do. */
+/** µs of a pass that holds nothing. */
 async function emptyPass(gpu: Gpu): Promise<number> {
-  const workload: Workload = { ...SEED.workload, heads: 1, kvHeads: 1, tokens: 64, weights: false };
   const pipeline = PIPELINES.findLast(({ runsOn }) => runsOn === "gpu")!;
+  const workload: Workload = { ...SEED.workload, heads: 1, kvHeads: 1, tokens: 4096 };
   using bench = await Bench.open(gpu, pipeline, workload, drawState(workload, 1), { steps: 8 });
   await bench.warmUp(100);
-  const samples = await bench.gpuSteps(60, false); // one list of 64 tokens: a dispatch of one workgroup
+  const samples = await bench.gpuEmpty(60);
   return samples.length > 0 ? summarize(samples).median : 0;
 }
 

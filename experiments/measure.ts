@@ -16,6 +16,9 @@ import { openIndex, type Workload, type WorkloadState } from "./inputs/workload.
 /** Passes that one submit times: an index lets 64 recorded steps wait. */
 const ROUND = 60;
 
+/** Before timed steps the GPU works for about so long, off the clock, or its clocks drop. */
+const KEEP_WARM_MS = 3;
+
 /** Query and new keys of one step on the GPU. */
 export interface StepInputs {
   readonly query: OwnedBuffer;
@@ -42,6 +45,8 @@ export class Bench {
   /** Steps recorded in the submit that is being encoded. */
   #next = 0;
   #warmSteps = 1;
+  #stepMs = 0;
+  #nothing: GPUComputePipeline | undefined;
 
   private constructor(gpu: Gpu, pipeline: Pipeline, workload: Workload, indexes: PqIndexer[], inputs: StepInputs) {
     this.gpu = gpu;
@@ -108,15 +113,16 @@ export class Bench {
     }
     const begin = performance.now();
     let best = Infinity, steady = 0;
-    this.#warmSteps = Math.min(ROUND, ROUND * this.indexes.length);
     while (steady < 3 && performance.now() - begin < 2000 || performance.now() - begin < atLeastMs) {
       const from = performance.now();
       for (let k = 0; k < 8; k++) await this.#keepBusy();
       await gpu.fence();
-      const each = (performance.now() - from) / 8;
+      const each = (performance.now() - from) / 8 / this.#warmSteps;
       steady = each > 0.97 * best ? steady + 1 : 0;
       best = Math.min(best, each);
+      this.#warmSteps = Math.max(1, Math.min(ROUND, Math.ceil(KEEP_WARM_MS / best)));
     }
+    this.#stepMs = best;
   }
 
   /**
@@ -134,9 +140,22 @@ export class Bench {
     });
   }
 
-  /** GPU time of passes that hold nothing: the overhead that every pass pays. */
+  /** GPU time of passes with one invocation that does nothing: the overhead that every pass pays. */
   async gpuEmpty(samples: number): Promise<number[]> {
-    return await this.#timed(samples, (timer, encoder) => timer.beginPass(encoder, "empty").end());
+    const { device } = this.gpu;
+    const module = device.createShaderModule({ code: "@compute @workgroup_size(1) fn nothing() {}" });
+    const nothing = this.#nothing ??= await device.createComputePipelineAsync({ layout: "auto", compute: { module } });
+    return await this.#timed(samples, (timer, encoder) => {
+      const pass = timer.beginPass(encoder, "empty");
+      pass.setPipeline(nothing);
+      pass.dispatchWorkgroups(1);
+      pass.end();
+    });
+  }
+
+  /** As many of `samples` as fit into about `ms` of GPU time, but ten at least; after the warm-up. */
+  affordable(samples: number, ms: number): number {
+    return this.#stepMs > 0 ? Math.min(samples, Math.max(10, Math.floor(ms / this.#stepMs))) : samples;
   }
 
   async #timed(samples: number, encode: (timer: PassTimer, encoder: GPUCommandEncoder) => void): Promise<number[]> {

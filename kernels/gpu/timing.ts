@@ -74,6 +74,11 @@ export class PassTimer {
 
   /** GPU time of every pass since the last call, in µs and in order; waits for the GPU. */
   async read(): Promise<{ label: string; us: number }[]> {
+    return (await this.readSpans()).map(({ label, beginUs, endUs }) => ({ label, us: endUs - beginUs }));
+  }
+
+  /** Begin and end of every pass since the last call, in µs since the first began; waits for the GPU. */
+  async readSpans(): Promise<{ label: string; beginUs: number; endUs: number }[]> {
     const labels = this.#labels.splice(0);
     if (labels.length === 0) return [];
     await this.#gpu.submit("resolve timestamps", (encoder) => {
@@ -81,7 +86,8 @@ export class PassTimer {
     });
     const [bytes] = await this.#gpu.read([{ buffer: this.#resolved.buffer, bytes: labels.length * 16 }]);
     const ns = new BigUint64Array(bytes);
-    return labels.map((label, ix) => ({ label, us: Number(ns[2 * ix + 1] - ns[2 * ix]) / 1e3 }));
+    const us = (ix: number) => Number(ns[ix] - ns[0]) / 1e3;
+    return labels.map((label, ix) => ({ label, beginUs: us(2 * ix), endUs: us(2 * ix + 1) }));
   }
 
   /** Frees the queries. */

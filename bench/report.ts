@@ -1,0 +1,182 @@
+/**
+ * Turns result files of the bench into tables: `deno task bench:report [FILE …]`. A table never mixes adapters: every
+ * file is reported by itself.
+ *
+ * @module
+ */
+
+import { fileURLToPath } from "node:url";
+import { bold, type Command, runCommand, UsageError } from "../experiments/cli.ts";
+import type { BenchReport, BenchRow } from "./bench.ts";
+
+const RESULTS = new URL("results/", import.meta.url);
+
+/** A result file. */
+export interface ResultFile {
+  /** Name of the file. */
+  readonly name: string;
+  readonly report: BenchReport;
+}
+
+/**
+ * Reads a result file.
+ *
+ * @throws {UsageError} if it cannot be read or is none
+ */
+export async function readResults(path: string): Promise<ResultFile> {
+  const name = path.split(/[\\/]/).at(-1)!;
+  let report: BenchReport;
+  try {
+    report = JSON.parse(await Deno.readTextFile(path));
+  } catch (error) {
+    throw new UsageError(`Cannot read ${path}: ${(error as Error).message}`);
+  }
+  if (!Array.isArray(report?.rows) || typeof report?.provenance?.adapter !== "string") {
+    throw new UsageError(
+      `Cannot report ${path} as it holds no rows and provenance: write it with deno task bench --json`,
+    );
+  }
+  return { name, report };
+}
+
+/** All committed result files, newest last. */
+export async function committedResults(): Promise<ResultFile[]> {
+  const names: string[] = [];
+  for await (const entry of Deno.readDir(RESULTS)) if (entry.name.endsWith(".json")) names.push(entry.name);
+  names.sort((a, b) => a.slice(-15).localeCompare(b.slice(-15)) || a.localeCompare(b));
+  return await Promise.all(names.map((name) => readResults(fileURLToPath(new URL(name, RESULTS)))));
+}
+
+const number = (value: number | undefined | null, digits = 1) =>
+  value === undefined || value === null ? "–" : value.toLocaleString("en", {
+    minimumFractionDigits: value < 100 ? digits : 0,
+    maximumFractionDigits: value < 100 ? digits : 0,
+  });
+
+/** What the GPU did in a step beside its kernels: passes, barriers between dispatches, launches. */
+function outside(row: BenchRow, emptyPassUs: number): number | undefined {
+  if (!row.gpuUs || row.operations.length === 0) return undefined;
+  // An operation's own pass holds the overhead of a pass, once; so what is left of it is the kernel.
+  const kernels = row.operations.filter(({ us }) => us > 0).reduce(
+    (sum, { us }) => sum + Math.max(0, us - emptyPassUs),
+    0,
+  );
+  return Math.max(0, 1 - kernels / row.gpuUs.median);
+}
+
+/** Cells of the bound report: which bytes must move, which do, and at what rate. */
+export function boundRows(report: BenchReport): string[][] {
+  const gpuRows = report.rows.filter((row) => row.gpuUs);
+  return gpuRows.map((row) => {
+    const us = row.gpuUs!.median;
+    const floor = row.bytesLeast / report.copyGBs / 1e3;
+    const share = row.bytesLeast / us / 1e3 / report.copyGBs;
+    return [
+      `${row.factor} ${row.value.toLocaleString("en")}`,
+      row.id,
+      number(us),
+      number(row.bytesLeast / 1e6),
+      number(row.bytesMoved / 1e6),
+      number(floor),
+      `${(100 * share).toFixed(1)} %`,
+      row.dispatches.toString(),
+      ((value) => value === undefined ? "–" : `${(100 * value).toFixed(0)} %`)(outside(row, report.emptyPassUs)),
+    ];
+  });
+}
+
+const BOUND_HEAD = ["case", "id", "GPU µs", "MB least", "MB moved", "floor µs", "of copy", "disp.", "outside"];
+
+/** The iterations at the seed configuration as a Markdown table, for the README. */
+export function markdownTable(report: BenchReport): string {
+  const seed = report.rows.filter((row) => row.factor === "N" && row.value === 32_000);
+  const baseline = seed.find((row) => row.gpuUs);
+  const larger = (id: string) =>
+    report.rows.find((row) => row.factor === "N" && row.value === 131_072 && row.id === id);
+  const body = seed.filter((row) => row.gpuUs).map((row, ix, rows) => {
+    const before = rows[ix - 1];
+    const ratio = (other: BenchRow | undefined) => other ? (other.gpuUs!.median / row.gpuUs!.median).toFixed(2) : "–";
+    return [
+      `${row.id} ${row.title}`,
+      row.dispatches.toString(),
+      number(row.gpuUs!.median),
+      number(row.gpuUs!.sd),
+      ratio(before),
+      ratio(baseline),
+      number(row.gpuColdUs?.median),
+      number(row.gpuPerLayerUs?.median),
+      row.wallEmptyUs ? number(row.wallUs.median - row.wallEmptyUs.median) : "–",
+      number(row.amortizedUs?.median),
+      number(larger(row.id)?.gpuUs?.median),
+    ];
+  });
+  const head = [
+    "iteration",
+    "disp.",
+    "GPU µs",
+    "sd",
+    "× prev.",
+    "× base",
+    "cold",
+    "per layer of 32",
+    "wall − empty",
+    "amortized",
+    "N 131,072",
+  ];
+  return markdown([head, ...body]);
+}
+
+/** A Markdown table with aligned columns. */
+export function markdown(table: readonly (readonly string[])[]): string {
+  const widths = table[0].map((_, column) => Math.max(3, ...table.map((row) => row[column].length)));
+  const row = (cells: readonly string[]) => `| ${cells.map((cell, ix) => cell.padEnd(widths[ix])).join(" | ")} |`;
+  return [row(table[0]), row(widths.map((width) => "-".repeat(width))), ...table.slice(1).map(row)].join("\n");
+}
+
+function plain(table: readonly (readonly string[])[]): string {
+  const widths = table[0].map((_, column) => Math.max(...table.map((row) => row[column].length)));
+  return table.map((row, ix) => {
+    const text = row.map((cell, column) => column < 2 ? cell.padEnd(widths[column]) : cell.padStart(widths[column]))
+      .join("  ");
+    return ix === 0 ? bold(text) : text;
+  }).join("\n");
+}
+
+/** One line on where numbers come from. */
+export function source({ report: { provenance } }: ResultFile): string {
+  const { adapter, software, driver, deno, commit, date } = provenance;
+  const kind = software ? " (software: its times say nothing about a GPU)" : "";
+  return `${adapter}${kind}, driver ${driver}, Deno ${deno}, commit ${commit}, ${date.slice(0, 10)}`;
+}
+
+const COMMAND: Command = {
+  name: "bench:report",
+  summary: "Reports result files of the bench: iterations, and how far each is from the bytes that must move.",
+  flags: {},
+  positional: "[FILE …] (default: all of bench/results/)",
+};
+
+if (import.meta.main) {
+  await runCommand(COMMAND, async (args) => {
+    const files = args.positional.length > 0
+      ? await Promise.all(args.positional.map(readResults))
+      : await committedResults();
+    if (files.length === 0) {
+      throw new UsageError("Cannot report as bench/results/ holds no results: run deno task bench --json FILE first");
+    }
+    for (const file of files) {
+      console.log(`${bold(file.name)}: ${source(file)}`);
+      console.log(
+        `copy ${number(file.report.copyGBs, 0)} GB/s read and written, empty pass ${
+          number(file.report.emptyPassUs)
+        } µs\n`,
+      );
+      console.log(plain([BOUND_HEAD, ...boundRows(file.report)]));
+      console.log(
+        "least: bytes that no implementation can do without, and at copy speed the floor; of copy: least bytes per µs\n" +
+          "against the copy; moved: every access of the kernels once; outside: share of the pass not in kernels\n",
+      );
+    }
+    return 0;
+  });
+}
