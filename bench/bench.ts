@@ -69,7 +69,7 @@ export interface BenchRow {
 /** What a run of the bench writes. */
 export interface BenchReport {
   readonly rows: readonly BenchRow[];
-  /** GB/s read and written by a copy of 256 MiB; 0 without a GPU. */
+  /** GB/s read and written by a kernel that copies 256 MiB; 0 without a GPU. */
   readonly copyGBs: number;
   /** µs of a pass that holds nothing. */
   readonly emptyPassUs: number;
@@ -143,14 +143,16 @@ async function measureGpu(
 ): Promise<BenchRow> {
   const software = gpu.info.isSoftware, isSeed = factor === SEED.factor && value === SEED.value;
   const pairs = software ? 3 : isSeed ? 1000 : 100;
-  const room = 2 * samples + pairs + 10 * 32 + 200;
+  const room = 2 * samples + pairs + 10 * 8 * 32 + 200;
   using bench = await Bench.open(gpu, pipeline, workload, state, { steps: room });
   await bench.warmUp(software ? 0 : 150);
   const gpuUs = orNull(await bench.gpuSteps(bench.affordable(samples, 300)));
   const gpuWithoutKeyUs = orNull(await bench.gpuSteps(bench.affordable(samples, 300), false));
   const totals = await bench.gpuOperations(software ? 2 : bench.affordable(60, 100));
   const wall = await bench.wall(bench.affordable(pairs, 500));
-  const amortizedUs = orNull(await bench.amortized(software ? 1 : bench.affordable(10, 10), software ? 2 : 32));
+  const amortizedUs = orNull(
+    await bench.amortized(software ? 1 : bench.affordable(10, 5), software ? 2 : 32, software ? 1 : 8),
+  );
   let gpuColdUs: Summary | null = null, gpuPerLayerUs: Summary | null = null;
   if (isSeed && !software) {
     const stateBytes = state.codes.length + state.centroids.byteLength;
@@ -224,24 +226,6 @@ async function measureCpu(
     bytesMoved: 0,
     bytesLeast: leastBytes(workload),
   };
-}
-
-/** GB/s of a large copy within the device, bytes read and written, wall time of many. */
-async function copyBandwidth(gpu: Gpu, bytes: number): Promise<number> {
-  using from = await gpu.upload("copy from", new Uint32Array(bytes / 4).fill(0x9e3779b9));
-  using to = await gpu.allocate("copy to", bytes);
-  const copies = 40;
-  let best = Infinity;
-  for (let attempt = 0; attempt < 5; attempt++) {
-    await gpu.fence();
-    const begin = performance.now();
-    await gpu.submit("copy", (encoder) => {
-      for (let k = 0; k < copies; k++) encoder.copyBufferToBuffer(from.buffer, 0, to.buffer, 0, bytes);
-    });
-    await gpu.fence();
-    best = Math.min(best, performance.now() - begin);
-  }
-  return 2 * bytes * copies / best / 1e6;
 }
 
 /** µs of a pass that holds nothing. */
@@ -344,7 +328,7 @@ if (import.meta.main) {
         printRow(row);
       }
     }
-    const copyGBs = gpu ? await copyBandwidth(gpu, software ? 2 ** 24 : 2 ** 28) : 0;
+    const copyGBs = gpu ? await Bench.copyBandwidth(gpu, software ? 2 ** 24 : 2 ** 28) ?? 0 : 0;
     const report: BenchReport = {
       rows,
       copyGBs,

@@ -237,24 +237,63 @@ export class Bench {
     return { step, empty };
   }
 
-  /** Wall time per step when `count` steps go into one submit. */
-  async amortized(samples: number, count = 32): Promise<number[]> {
+  /**
+   * Throughput: wall time per step of several submits of `count` steps each, the host's encoding included and
+   * running ahead of the GPU, to idle.
+   */
+  async amortized(samples: number, count = 32, submits = 8): Promise<number[]> {
     const { gpu } = this;
     const all: number[] = [];
     for (let k = 0; k < samples; k++) {
       await this.#keepBusy();
       await gpu.fence();
       const begin = performance.now();
-      await gpu.submit("amortized steps", (encoder) => {
+      for (let s = 0; s < submits; s++) {
+        const encoder = gpu.device.createCommandEncoder();
         const pass = encoder.beginComputePass();
         for (let i = 0; i < count; i++) this.#record(pass);
         pass.end();
-      });
+        gpu.device.queue.submit([encoder.finish()]);
+        await this.#settle();
+      }
       await gpu.fence();
-      all.push((performance.now() - begin) * 1e3 / count);
-      await this.#settle();
+      all.push((performance.now() - begin) * 1e3 / count / submits);
     }
     return all;
+  }
+
+  /**
+   * Bandwidth of a copy by a kernel, 16 bytes per invocation, GB/s read and written; undefined without timestamps.
+   */
+  static async copyBandwidth(gpu: Gpu, bytes: number): Promise<number | undefined> {
+    const { device } = gpu;
+    using timer = await PassTimer.create(gpu, 20);
+    if (!timer) return undefined;
+    using source = await gpu.allocate("copy from", bytes);
+    using target = await gpu.allocate("copy to", bytes);
+    const code = `@group(0) @binding(0) var<storage, read> source: array<vec4u>;
+      @group(0) @binding(1) var<storage, read_write> copied: array<vec4u>;
+      @compute @workgroup_size(256) fn copy(@builtin(workgroup_id) id: vec3u, @builtin(num_workgroups) n: vec3u,
+        @builtin(local_invocation_index) lane: u32) {
+        let i = (id.y * n.x + id.x) * 256u + lane;
+        if (i < arrayLength(&source)) { copied[i] = source[i]; }
+      }`;
+    const module = device.createShaderModule({ code });
+    const pipeline = await device.createComputePipelineAsync({ layout: "auto", compute: { module } });
+    const entries = [source, target].map(({ buffer }, binding) => ({ binding, resource: { buffer } }));
+    const group = device.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries });
+    const workgroups = Math.ceil(bytes / 16 / 256), rows = Math.ceil(workgroups / 65_535);
+    await gpu.submit("copy", (encoder) => {
+      for (let k = 0; k < 20; k++) {
+        const pass = timer.beginPass(encoder, "copy");
+        pass.setPipeline(pipeline);
+        pass.setBindGroup(0, group);
+        pass.dispatchWorkgroups(Math.ceil(workgroups / rows), rows);
+        pass.end();
+      }
+    });
+    const times = (await timer.read()).slice(5).map(({ us }) => us);
+    return 2 * bytes / Math.min(...times) / 1e3;
   }
 
   /** Frees indexes and inputs. */

@@ -10,9 +10,10 @@ import type { Gpu } from "../../kernels/gpu/device.ts";
 import { type BufferDef, CompiledKernel, type Kernel } from "../../kernels/gpu/kernel.ts";
 import * as io from "../../kernels/layer/buffers.ts";
 import type { CodesFormat } from "../../kernels/quantize/codes.ts";
-import { nLists, packParams, PARAMS_BYTES, type RowShape, type StepShape } from "../../kernels/shape.ts";
+import { nLists, PARAMS_BYTES, type RowShape, type StepShape } from "../../kernels/shape.ts";
 import { type Capacity, refuse, type ResolvedConfig } from "../config.ts";
 import type { Codebook } from "../reference.ts";
+import { PARAM_SLOTS, ParamsRing } from "./params_ring.ts";
 import { stridesOf } from "./plan.ts";
 import { Selection, type SelectionBuffers, type SelectionData } from "../selection.ts";
 import type { Layer, LayerContext, LayerStep, PassTarget, Pipeline, PlanContext } from "./pipeline.ts";
@@ -56,9 +57,6 @@ export function gpuPipeline(def: GpuPipelineDef): Pipeline {
   };
 }
 
-/** Recorded steps of one layer whose `Params` can wait for their submit at once. */
-export const PARAM_SLOTS = 64;
-
 /** Bytes of keys that one upload brings at most; a long prompt is coded in several dispatches. */
 const MAX_KEY_BYTES = 32 * 2 ** 20;
 
@@ -82,11 +80,9 @@ export class GpuLayer implements Layer {
   readonly #kernels: readonly CompiledKernel[];
   readonly #writesWeights: boolean;
   readonly #params: OwnedBuffer;
-  readonly #slotBytes: number;
   /** Bound in place of an input that a step comes without. */
   readonly #nothing: OwnedBuffer;
-  readonly #packed = new Uint32Array(PARAMS_BYTES / 4);
-  #slot = 0;
+  readonly #ring: ParamsRing;
   /** Steps recorded since the caller last told, by any other call, that all were submitted. */
   #waiting = 0;
   #owned = new Map<string, OwnedBuffer>();
@@ -113,7 +109,7 @@ export class GpuLayer implements Layer {
     this.#writesWeights = context.weights;
     this.#kernels = kernels;
     this.#params = params;
-    this.#slotBytes = slotBytes;
+    this.#ring = new ParamsRing(gpu.device.queue, params.buffer, slotBytes);
     this.operations = kernels.map(({ kernel }) => kernel.name);
     this.maxKeyBytes = Math.min(MAX_KEY_BYTES, gpu.limits.maxStorageBufferBindingSize);
   }
@@ -403,19 +399,15 @@ export class GpuLayer implements Layer {
     const given = this.#resolve(step, shape);
     this.#generation++;
     if (!step.out && step.rows.length > 0) this.#listed = layoutOf(step.rows.length, shape);
-    const offset = this.#slot * this.#slotBytes;
-    this.#slot = (this.#slot + 1) % PARAM_SLOTS;
-    const words = packParams(shape, this.#packed);
-    this.#gpu.device.queue.writeBuffer(this.#params.buffer, offset, this.#packed, 0, words);
     return {
       shape,
-      params: { buffer: this.#params.buffer, offset },
+      params: { buffer: this.#params.buffer, offset: this.#ring.place(shape, PARAM_SLOTS - this.#waiting) },
       buffer: (name) => {
         const input = given.get(name);
         if (input) return input;
         // A kernel that does two things is bound to the inputs of both.
-        const { buffer } = this.#owned.get(name) ?? this.#nothing;
-        return { buffer, offset: 0, size: buffer.size };
+        const { buffer, bytes } = this.#owned.get(name) ?? this.#nothing;
+        return { buffer, offset: 0, size: bytes };
       },
     };
   }

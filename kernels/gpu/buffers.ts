@@ -8,15 +8,13 @@
 export class OwnedBuffer {
   /** The WebGPU buffer. */
   readonly buffer: GPUBuffer;
+  /** Size in bytes. */
+  readonly bytes: number;
 
   /** Takes ownership of `buffer`. */
   constructor(buffer: GPUBuffer) {
     this.buffer = buffer;
-  }
-
-  /** Size in bytes. */
-  get bytes(): number {
-    return this.buffer.size;
+    this.bytes = buffer.size;
   }
 
   /** Frees the buffer; safe right after a submit that uses it, and more than once. */

@@ -82,6 +82,8 @@ export class Gpu implements DeviceFacts {
   readonly features: ReadonlySet<string>;
   /** Invocations per subgroup; 0 where the device has no subgroups or their size varies. */
   readonly subgroupSize: number;
+  /** The device's limits: a plain copy, as reading them off the device takes a microsecond each time. */
+  readonly limits: GPUSupportedLimits;
   /** Compiled kernels by source and overrides (see `kernel.ts`). */
   readonly compiled: Map<string, Promise<unknown>> = new Map();
   readonly #readback: Readback;
@@ -93,6 +95,7 @@ export class Gpu implements DeviceFacts {
     this.info = describe(adapterInfo);
     this.features = new Set(device.features as unknown as Iterable<string>);
     this.subgroupSize = this.features.has("subgroups") ? fixedSubgroupSize(adapterInfo) : 0;
+    this.limits = copyLimits(device.limits);
     this.#ownsDevice = ownsDevice;
     this.#readback = new Readback(this);
     // `lost` resolves only in a later turn of the event loop, and until then submits to a destroyed device
@@ -123,11 +126,7 @@ export class Gpu implements DeviceFacts {
     const request = { powerPreference: options.powerPreference ?? "high-performance" } as const;
     const adapter = await api.requestAdapter(request);
     if (!adapter) throw new GpuUnavailableError(`Cannot find a WebGPU adapter: ${gpuInstallHint()}`);
-    const requiredLimits: Record<string, number> = {};
-    const limits = adapter.limits as unknown as Record<string, unknown>;
-    for (const name in limits) {
-      if (typeof limits[name] === "number") requiredLimits[name] = limits[name];
-    }
+    const requiredLimits = copyLimits(adapter.limits) as unknown as Record<string, number>;
     const device = await requestRichest(api, request, adapter, requiredLimits);
     const gpu = new Gpu(device, adapter.info, true);
     known.set(device, gpu);
@@ -157,11 +156,6 @@ export class Gpu implements DeviceFacts {
       known.set(device, gpu);
     }
     return gpu;
-  }
-
-  /** The device's limits. */
-  get limits(): GPUSupportedLimits {
-    return this.device.limits;
   }
 
   /** True once the device was lost or destroyed. */
@@ -297,6 +291,13 @@ export class Gpu implements DeviceFacts {
   [Symbol.dispose](): void {
     this.destroy();
   }
+}
+
+function copyLimits(limits: GPUSupportedLimits): GPUSupportedLimits {
+  const copy: Record<string, number> = {};
+  const source = limits as unknown as Record<string, unknown>;
+  for (const name in source) if (typeof source[name] === "number") copy[name] = source[name];
+  return copy as unknown as GPUSupportedLimits;
 }
 
 /** Asks for every wanted feature at once, and one by one where that is refused. */

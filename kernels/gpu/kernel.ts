@@ -138,6 +138,8 @@ export class CompiledKernel {
   readonly #gpu: Gpu;
   readonly #compiled: Compiled;
   readonly #bindGroups = new Map<string, GPUBindGroup>();
+  /** The bind group of the step before, which most steps need again. */
+  #last: { params: GPUBuffer; ranges: readonly ResolvedInput[]; group: GPUBindGroup } | undefined;
 
   private constructor(gpu: Gpu, kernel: Kernel, shape: LayerShape, compiled: Compiled) {
     this.#gpu = gpu;
@@ -203,10 +205,17 @@ export class CompiledKernel {
   /** Forgets its bind groups, after buffers were replaced. */
   forgetBuffers(): void {
     this.#bindGroups.clear();
+    this.#last = undefined;
   }
 
   #bindGroup(params: GPUBuffer, buffer: (name: string) => ResolvedInput): GPUBindGroup {
     const ranges = this.kernel.buffers.map((use) => buffer(use.name));
+    const last = this.#last;
+    const isSame = last?.params === params && ranges.every((range, ix) => {
+      const other = last.ranges[ix];
+      return range.buffer === other.buffer && range.offset === other.offset && range.size === other.size;
+    });
+    if (isSame) return last.group;
     let key = `${bufferId(params)}`;
     for (const range of ranges) key += `,${bufferId(range.buffer)}:${range.offset}:${range.size}`;
     let group = this.#bindGroups.get(key);
@@ -224,6 +233,7 @@ export class CompiledKernel {
       });
       this.#bindGroups.set(key, group);
     }
+    this.#last = { params, ranges, group };
     return group;
   }
 }

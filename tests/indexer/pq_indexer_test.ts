@@ -52,7 +52,7 @@ const runnable = PIPELINES.filter((pipeline) => hasGpu || pipeline.runsOn === "c
 Deno.test("pipelines: one ordered list, ids unique, found by id", () => {
   const ids = PIPELINES.map(({ id }) => id);
   assertEquals(ids, [...new Set(ids)]);
-  assertEquals(ids.slice(0, 2), ["e00", "e01"]);
+  assertEquals(ids.slice(0, 3), ["e00", "cpu", "e01"]);
   for (const pipeline of PIPELINES) {
     assertEquals(pipelineById(pipeline.id), pipeline);
     assert(pipeline.title.length > 0 && pipeline.change.length > 0);
