@@ -150,8 +150,9 @@ async function measureGpu(
   const gpuWithoutKeyUs = orNull(await bench.gpuSteps(bench.affordable(samples, 300), false));
   const totals = await bench.gpuOperations(software ? 2 : bench.affordable(60, 100));
   const wall = await bench.wall(bench.affordable(pairs, 500));
+  const many = software ? 2 : bench.affordable(10 * 256, 300, 16);
   const amortizedUs = orNull(
-    await bench.amortized(software ? 1 : bench.affordable(10, 5), software ? 2 : 32, software ? 1 : 8),
+    many >= 256 ? await bench.amortized(Math.floor(many / 256)) : await bench.amortized(1, Math.min(32, many), 1),
   );
   let gpuColdUs: Summary | null = null, gpuPerLayerUs: Summary | null = null;
   if (isSeed && !software) {
@@ -307,6 +308,17 @@ if (import.meta.main) {
     );
     const progress = new Progress();
     const rows: BenchRow[] = [];
+    const copyGBs = gpu ? await Bench.copyBandwidth(gpu, software ? 2 ** 24 : 2 ** 28) ?? 0 : 0;
+    const emptyPassUs = gpu ? await emptyPass(gpu) : 0;
+    if (gpu) {
+      console.log(`copy ${copyGBs.toFixed(0)} GB/s (read and written), empty pass ${emptyPassUs.toFixed(1)} µs`);
+    }
+    const path = args.text("json") ?? (software ? undefined : `bench/results/${fileName(about)}`);
+    // After every case, so that a run that is cut short leaves what it has.
+    const write = async () => {
+      const report: BenchReport = { rows, copyGBs, emptyPassUs, seed: DATA_SEED, provenance: about };
+      if (path) await Deno.writeTextFile(path, JSON.stringify(report, null, 1) + "\n");
+    };
     let done = 0;
     const cases = casesFor(software, args.has("full"));
     for (const one of cases) {
@@ -327,25 +339,9 @@ if (import.meta.main) {
         progress.done();
         printRow(row);
       }
+      await write();
     }
-    const copyGBs = gpu ? await Bench.copyBandwidth(gpu, software ? 2 ** 24 : 2 ** 28) ?? 0 : 0;
-    const report: BenchReport = {
-      rows,
-      copyGBs,
-      emptyPassUs: gpu ? await emptyPass(gpu) : 0,
-      seed: DATA_SEED,
-      provenance: about,
-    };
-    if (gpu) {
-      console.log(
-        `\ncopy ${copyGBs.toFixed(0)} GB/s (read and written), empty pass ${report.emptyPassUs.toFixed(1)} µs`,
-      );
-    }
-    const path = args.text("json") ?? (software ? undefined : `bench/results/${fileName(about)}`);
-    if (path) {
-      await Deno.writeTextFile(path, JSON.stringify(report, null, 1) + "\n");
-      console.log(`written: ${path}`);
-    }
+    if (path) console.log(`\nwritten: ${path}`);
     const failed = rows.filter((row) => !row.verified);
     for (const row of failed) console.error(`error: ${row.id} is wrong at ${row.factor} ${row.value}: ${row.problem}`);
     return failed.length === 0 ? 0 : 1;

@@ -153,9 +153,9 @@ export class Bench {
     });
   }
 
-  /** As many of `samples` as fit into about `ms` of GPU time, but ten at least; after the warm-up. */
-  affordable(samples: number, ms: number): number {
-    return this.#stepMs > 0 ? Math.min(samples, Math.max(10, Math.floor(ms / this.#stepMs))) : samples;
+  /** As many of `samples` as fit into about `ms` of GPU time, but `least` at least; after the warm-up. */
+  affordable(samples: number, ms: number, least = 10): number {
+    return this.#stepMs > 0 ? Math.min(samples, Math.max(least, Math.floor(ms / this.#stepMs))) : samples;
   }
 
   async #timed(samples: number, encode: (timer: PassTimer, encoder: GPUCommandEncoder) => void): Promise<number[]> {
