@@ -7,7 +7,7 @@
 
 import { parseArgs } from "@std/cli/parse-args";
 
-const FOLDERS = ["mod.ts", "kernels", "indexer", "experiments", "tools", "tests"];
+const FOLDERS = ["mod.ts", "kernels", "indexer", "experiments", "bench", "tools", "tests"];
 /** A backend that no Linux or macOS machine has: WebGPU then finds no adapter. */
 const NO_GPU = { DENO_WEBGPU_BACKEND: "dx12", GPU_OPTIONAL: "1" };
 const CHECKS: Readonly<Record<string, readonly string[]>> = {
