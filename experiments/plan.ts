@@ -37,8 +37,7 @@ const COMMAND: Command = {
 const WIDTHS = [-16, 11, 12, 10, 13];
 
 function line(cells: readonly string[]): string {
-  const padded = WIDTHS.map((width, ix) => width < 0 ? cells[ix].padEnd(-width) : cells[ix].padStart(width));
-  return `${padded.join("")}  ${cells[5]}`.trimEnd();
+  return WIDTHS.map((width, ix) => width < 0 ? cells[ix].padEnd(-width) : cells[ix].padStart(width)).join("");
 }
 
 if (import.meta.main) {
@@ -78,7 +77,7 @@ if (import.meta.main) {
     );
     if (plan.kernels.length === 0) console.log("runs on the CPU: no kernels");
     else {
-      console.log(bold(line(["kernel", "workgroups", "invocations", "wg. bytes", "bytes moved", "sizes"])));
+      console.log(bold(line(["kernel", "workgroups", "invocations", "wg. bytes", "bytes moved"])));
       for (const kernel of plan.kernels) {
         const sizes = Object.entries(kernel.overrides).map(([name, value]) => `${name.toLowerCase()} ${value}`).join(
           " ",
@@ -90,9 +89,9 @@ if (import.meta.main) {
           count(kernel.invocations),
           count(kernel.workgroupBytes),
           count(kernel.bytesMoved),
-          sizes,
         ]);
         console.log(kernel.workgroups > 0 ? text : dim(text));
+        if (sizes && kernel.workgroups > 0) console.log(dim(`    ${sizes}`));
       }
       console.log(`${plan.dispatches} dispatches, ${plan.bytesMoved.toLocaleString("en")} bytes moved`);
       console.log(bold("\nbuffers of the layer, bytes"));

@@ -8,18 +8,7 @@ import { summarize } from "../experiments/stats.ts";
 import { verifyCase } from "../experiments/verify.ts";
 import { resolveConfig } from "../indexer/config.ts";
 import { PIPELINES } from "../indexer/pipelines/mod.ts";
-import { hasGpu, uniform, writeSafetensors } from "./support.ts";
-
-const ROOT = fileURLToPath(new URL("..", import.meta.url));
-
-async function withFolder(run: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir({ prefix: "pq-indexer-" });
-  try {
-    await run(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
+import { hasGpu, ROOT, script, uniform, withFolder, writeSafetensors } from "./support.ts";
 
 Deno.test("safetensors: every dtype, as f32 and as integers, whole and in slices", () =>
   withFolder(async (folder) => {
@@ -285,16 +274,6 @@ Deno.test("quality: exact lists recall everything, window-only keeps its own mas
 });
 
 /** Runs a script of ours as its task does. */
-async function script(path: string, args: string[], env: Record<string, string> = {}) {
-  const command = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", `${ROOT}${path}`, ...args],
-    env: { NO_COLOR: "1", XDG_RUNTIME_DIR: "/tmp", ...env },
-    cwd: ROOT,
-  });
-  const { code, stdout, stderr } = await command.output();
-  return { code, stdout: new TextDecoder().decode(stdout), stderr: new TextDecoder().decode(stderr) };
-}
-
 /** A backend that no Linux or macOS machine has: WebGPU then finds no adapter. */
 const NO_GPU = { DENO_WEBGPU_BACKEND: Deno.build.os === "windows" ? "metal" : "dx12" };
 const SMALL = ["--steps", "2", "--subvectors", "2", "--bits", "3", "--iterations", "1"];

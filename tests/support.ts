@@ -5,6 +5,7 @@
  * @module
  */
 
+import { fileURLToPath } from "node:url";
 import { Gpu } from "../kernels/gpu/device.ts";
 import { GpuUnavailableError } from "../kernels/gpu/errors.ts";
 import { CompiledKernel, type ElementArray, type Kernel } from "../kernels/gpu/kernel.ts";
@@ -241,4 +242,28 @@ export async function writeSafetensors(
     at += data.byteLength;
   }
   await Deno.writeFile(path, bytes);
+}
+
+/** The project's folder. */
+export const ROOT = fileURLToPath(new URL("..", import.meta.url));
+
+/** Runs with a folder that is gone afterwards. */
+export async function withFolder(run: (folder: string) => Promise<void>): Promise<void> {
+  const folder = await Deno.makeTempDir({ prefix: "pq-indexer-" });
+  try {
+    await run(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+/** Runs a script of the project as a person would, in a pipe. */
+export async function script(path: string, args: string[], env: Record<string, string> = {}) {
+  const command = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", `${ROOT}${path}`, ...args],
+    env: { NO_COLOR: "1", XDG_RUNTIME_DIR: "/tmp", ...env },
+    cwd: ROOT,
+  });
+  const { code, stdout, stderr } = await command.output();
+  return { code, stdout: new TextDecoder().decode(stdout), stderr: new TextDecoder().decode(stderr) };
 }

@@ -1,0 +1,161 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { checkTrace, type TraceEvent } from "../experiments/trace.ts";
+import { DEFAULT_DEVICE, planStep } from "../indexer/pipelines/plan.ts";
+import { pipelineById, PIPELINES } from "../indexer/pipelines/mod.ts";
+import { resolveConfig } from "../indexer/config.ts";
+import { PqIndexer } from "../indexer/pq_indexer.ts";
+import { gaussian } from "../experiments/inputs/synthetic.ts";
+import { committedResults } from "../bench/report.ts";
+import { gpuTest, hasGpu, script, withFolder } from "./support.ts";
+
+const SHAPE = {
+  heads: 6,
+  kvHeads: 3,
+  headWidth: 40,
+  subvectors: 4,
+  bits: 5,
+  sinkSize: 5,
+  windowSize: 20,
+  heavySize: 30,
+};
+
+gpuTest("planStep: the dispatches that a step takes, on this device, for every pipeline", async (gpu) => {
+  for (const pipeline of PIPELINES) {
+    for (const weights of [false, true]) {
+      const tokens = 900;
+      using index = await PqIndexer.create({
+        ...SHAPE,
+        initOffset: 5,
+        pipeline,
+        device: gpu.device,
+        weights,
+        capacity: tokens,
+        codebook: { centroids: gaussian(3 * 4 * 32 * 10, 1), tokens: 0 },
+      });
+      await index.append(gaussian(3 * 40 * (tokens - 1), 2));
+      for (const newTokens of [0, 1]) {
+        const config = resolveConfig({ ...SHAPE, initOffset: 5 });
+        const plan = planStep(pipeline, { config, device: gpu, weights, tokens: tokens - 1 + newTokens, newTokens });
+        assertEquals(plan.dispatches, index.dispatchesPerStep(newTokens), `${pipeline.id}, ${newTokens} new`);
+        if (newTokens === 1) assertEquals(plan.bytesMoved, index.bytesPerStep(1), pipeline.id);
+      }
+    }
+  }
+});
+
+Deno.test("planStep: e07 takes two dispatches on the fast path, and another plan where that does not fit", () => {
+  const roomy = {
+    ...DEFAULT_DEVICE,
+    limits: { ...DEFAULT_DEVICE.limits, maxComputeWorkgroupStorageSize: 49152, maxStorageBuffersPerShaderStage: 16 },
+  };
+  const plan = (config: object, device = roomy, extra: object = {}) =>
+    planStep(pipelineById("e07"), {
+      config: resolveConfig({ heads: 32, headWidth: 128, ...config }),
+      device,
+      weights: true,
+      tokens: 32_000,
+      ...extra,
+    });
+  const names = (planned: ReturnType<typeof plan>) =>
+    planned.kernels.filter(({ workgroups }) => workgroups > 0).map(({ name }) => name);
+  assertEquals(names(plan({})), ["score_tiles", "code_list"]);
+  assertEquals(names(plan({}, roomy, { newTokens: 0 })), ["score_tiles", "code_list"]);
+  assertEquals(names(plan({ windowSize: 0 })), ["assign_packed", "score_tiles", "code_list"]); // it is a candidate itself
+  assertEquals(names(plan({}, DEFAULT_DEVICE)), ["assign_packed", "score_tiles", "merge_list"]); // 8 buffers
+  assertEquals(names(plan({ heavySize: 4000 })).includes("topk"), true);
+  assertEquals(names(plan({ heavySize: { ratio: 0.1 } })).includes("topk"), true);
+  assertEquals(names(plan({ subvectors: 16, bits: 8 }))[0], "score_tiles");
+  assertEquals(names(plan({ subvectors: 64, bits: 8 })).includes("score"), true); // 64 KiB of table
+  assertEquals(names(plan({}, roomy, { tokens: 100 })), ["code_list"]); // lists everything
+  assert(plan({}).buffers.candidateRanks < 2 ** 20 && !("scores" in plan({}).buffers), "no score tensor");
+  assertThrows(() => plan({}, roomy, { tokens: 2, rows: 5 }), RangeError, "rows is 5, tokens is 2");
+});
+
+Deno.test("plan: prints and writes, and refuses what cannot be", () =>
+  withFolder(async (folder) => {
+    const { code, stdout, stderr } = await script("experiments/plan.ts", ["--json", `${folder}/plan.json`]);
+    assertEquals(code, 0, stderr);
+    assert(stdout.split("\n").every((line) => line.length <= 100), stdout);
+    const plan = JSON.parse(await Deno.readTextFile(`${folder}/plan.json`));
+    assertEquals(plan.pipeline, "e07");
+    assertEquals(plan.dispatches, hasGpu ? 2 : 3);
+    for (
+      const args of [["--pipeline", "e99"], ["--subvectors", "3"], ["--tokens", "2", "--rows", "5"], ["--heavy", "x"]]
+    ) {
+      const refused = await script("experiments/plan.ts", args);
+      assertEquals(refused.code, 2, refused.stderr);
+      assert(refused.stderr.startsWith("error: Cannot"), refused.stderr);
+    }
+  }));
+
+Deno.test("checkTrace: refuses events that a viewer would not draw", () => {
+  const sound: TraceEvent = { name: "a", ph: "X", pid: 1, tid: 1, ts: 0, dur: 1 };
+  checkTrace([sound, { name: "process_name", ph: "M", pid: 1, tid: 1, args: { name: "x" } }]);
+  const broken = [
+    { ...sound, dur: -1 },
+    { ...sound, ts: NaN },
+    { ...sound, name: "" },
+    { ...sound, pid: undefined },
+    { ...sound, ph: "M" },
+  ] as TraceEvent[];
+  for (const event of broken) assertThrows(() => checkTrace([sound, event]), RangeError, "event 1 is not sound");
+});
+
+gpuTest("trace: every kernel of every pipeline, in order and after the submit", () =>
+  withFolder(async (folder) => {
+    const path = `${folder}/t.json`;
+    const { code, stderr } = await script("experiments/trace.ts", ["--out", path, "--tokens", "2000", "--heads", "2"]);
+    assertEquals(code, 0, stderr);
+    const { traceEvents } = JSON.parse(await Deno.readTextFile(path)) as { traceEvents: TraceEvent[] };
+    checkTrace(traceEvents);
+    const gpuPipelines = PIPELINES.filter(({ runsOn }) => runsOn === "gpu");
+    gpuPipelines.forEach(({ id, kernels }, ix) => {
+      const mine = traceEvents.filter(({ pid, ph }) => pid === ix + 1 && ph === "X");
+      const host = mine.filter(({ cat }) => cat === "host"), device = mine.filter(({ cat }) => cat === "device");
+      assertEquals(host.map(({ name }) => name), ["encode", "finish", "submit", "wait until idle"], id);
+      const names = device.map(({ name }) => name);
+      assertEquals(kernels.map(({ name }) => name).filter((name) => names.includes(name)), names, id);
+      const submitted = host[3].ts!;
+      assert(device.length > 1 && device.every(({ ts }) => ts! >= submitted - 1e-6));
+    });
+    assertEquals((await script("experiments/trace.ts", ["--pipelines", "e00"])).code, 2);
+  }));
+
+Deno.test("bench: verifies, measures, writes, and its report reads it", () =>
+  withFolder(async (folder) => {
+    const path = `${folder}/b.json`, ids = hasGpu ? ["cpu", "e07"] : ["cpu"];
+    const { code, stdout, stderr } = await script("bench/bench.ts", [
+      "--pipelines",
+      ids.join(),
+      "--samples",
+      "2",
+      "--json",
+      path,
+    ]);
+    assertEquals(code, 0, stderr);
+    assert(stdout.split("\n").every((line) => line.length <= 120), stdout);
+    const { rows, provenance } = JSON.parse(await Deno.readTextFile(path));
+    assertEquals(rows.length, 2 * ids.length);
+    for (const row of rows) {
+      assertEquals(row.verified, true, row.problem);
+      assert(row.wallUs.median > 0 && row.bytesLeast > 0);
+      assertEquals(row.gpuUs !== null, row.id !== "cpu");
+    }
+    assert(provenance.date && provenance.deno);
+    const report = await script("bench/report.ts", [path]);
+    assertEquals(report.code, 0, report.stderr);
+    assertEquals(report.stdout.includes("e07"), hasGpu);
+    await Deno.writeTextFile(path, "{}");
+    assertEquals((await script("bench/report.ts", [path])).code, 2);
+    assertEquals((await script("bench/report.ts", [`${folder}/none.json`])).code, 2);
+    assertEquals((await script("bench/bench.ts", ["--pipelines", "e99"])).code, 2);
+  }));
+
+Deno.test("committed results: of GPUs, verified, named after their adapter", async () => {
+  for (const { name, report } of await committedResults()) {
+    assertEquals(report.provenance.software, false, name);
+    assert(name.startsWith(report.provenance.adapter.toLowerCase().replaceAll(" ", "-")), name);
+    assert(report.rows.every(({ verified }) => verified), name);
+    assert(report.copyGBs > 0 && report.emptyPassUs > 0);
+  }
+});
