@@ -32,9 +32,23 @@ export {
   type SelectionOutput,
 } from "./indexer/selection.ts";
 export { CPU_PIPELINE, DEFAULT_PIPELINE, pipelineById, PIPELINES } from "./indexer/pipelines/mod.ts";
+export {
+  DEFAULT_DEVICE,
+  type PlannedKernel,
+  type PlanOptions,
+  planStep,
+  type StepPlan,
+} from "./indexer/pipelines/plan.ts";
 export { type CpuOptions, cpuPipeline } from "./indexer/pipelines/cpu/mod.ts";
 export { WorkerError } from "./indexer/pipelines/cpu/pool.ts";
-export type { Layer, LayerContext, LayerStep, PassTarget, Pipeline } from "./indexer/pipelines/pipeline.ts";
+export type {
+  Layer,
+  LayerContext,
+  LayerStep,
+  PassTarget,
+  Pipeline,
+  PlanContext,
+} from "./indexer/pipelines/pipeline.ts";
 export type { Capacity } from "./indexer/config.ts";
 export { type DeviceFacts, Gpu, type GpuInfo, type GpuOptions } from "./kernels/gpu/device.ts";
 export { type GpuInput, type GpuRange, OwnedBuffer, type ResolvedInput } from "./kernels/gpu/buffers.ts";

@@ -364,7 +364,7 @@ Deno.test("verify: the bundled file passes, a file that lies fails with exit cod
     const bad = await script("experiments/verify.ts", [`${folder}/lie.safetensors`], NO_GPU);
     assertEquals(bad.code, 1);
     assertStringIncludes(bad.stdout, "decode_gqa      e00  FAILED");
-    assertStringIncludes(bad.stdout, "8 passed, 1 failed");
+    assertStringIncludes(bad.stdout, "16 passed, 2 failed");
     const none = await script("experiments/verify.ts", [`${ROOT}README.md`], NO_GPU);
     assertEquals(none.code, 1);
     assertStringIncludes(none.stderr, "as safetensors");

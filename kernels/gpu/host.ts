@@ -9,7 +9,7 @@ interface HostGlobals {
   Deno?: {
     build?: { os?: string };
   };
-  process?: { platform?: string; getuid?: () => number };
+  process?: { platform?: string; getuid?: () => number; getBuiltinModule?: (name: string) => unknown };
   navigator?: { gpu?: GPU };
 }
 
@@ -23,6 +23,36 @@ export function hostGpu(): GPU | undefined {
 /** True in Deno, whose Naga compiler refuses `enable subgroups;` lines and whose queue can block. */
 export function isDeno(): boolean {
   return globals.Deno !== undefined;
+}
+
+/** One end of a channel between threads. */
+export interface HostPort {
+  /** Sends a message. */
+  postMessage(message: unknown): void;
+  /** Does not keep the process alive. */
+  unref(): void;
+}
+
+/** What is needed of node:worker_threads, which Deno and Node have and browsers do not. */
+export interface HostThreads {
+  /** A thread. */
+  readonly Worker: new (script: URL, options: { workerData: unknown; transferList: unknown[] }) => {
+    on(event: "error" | "exit", listener: (reason: unknown) => void): void;
+    unref(): void;
+    terminate(): Promise<unknown>;
+  };
+  /** Two connected ports. */
+  readonly MessageChannel: new () => { readonly port1: HostPort; readonly port2: HostPort };
+  /** The next message without waiting, if there is one. */
+  receiveMessageOnPort(port: HostPort): { readonly message: unknown } | undefined;
+  /** In a thread: what it was started with. */
+  readonly workerData: unknown;
+}
+
+/** Threads with shared memory, or undefined where the runtime has none. */
+export function hostThreads(): HostThreads | undefined {
+  if (typeof SharedArrayBuffer === "undefined") return undefined;
+  return globals.process?.getBuiltinModule?.("node:worker_threads") as HostThreads | undefined;
 }
 
 /** "linux", "darwin", "win32" … or "browser". */

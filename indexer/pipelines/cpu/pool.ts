@@ -4,6 +4,7 @@
  * @module
  */
 
+import { hostThreads } from "../../../kernels/gpu/host.ts";
 import { control, CONTROL_BYTES, type PoolControl, takeJob } from "./control.ts";
 import { type CpuBuffers, doJob, type JobKind, Scratch } from "./jobs.ts";
 
@@ -66,8 +67,8 @@ export class Pool {
   static async start(threads: number, script: URL = new URL("./worker.ts", import.meta.url)): Promise<Pool> {
     if (threads === 1) return Pool.single();
     const remedy = "use cpuPipeline({ threads: 1 })";
-    const api = await import("node:worker_threads").catch(() => undefined);
-    if (!api || typeof SharedArrayBuffer === "undefined") {
+    const api = hostThreads();
+    if (!api) {
       throw new WorkerError(
         `Cannot start ${threads} threads as this runtime has no workers with shared memory: ${remedy}`,
       );
@@ -86,8 +87,8 @@ export class Pool {
       for (let ix = 1; ix < threads; ix++) {
         const { port1, port2 } = new api.MessageChannel();
         const worker = new api.Worker(script, { workerData: { memory, port: port2 }, transferList: [port2] });
-        worker.on("error", (error: unknown) => fail(error instanceof Error ? error.message : String(error)));
-        worker.on("exit", (code: number) => fail(`it exited with code ${code}`));
+        worker.on("error", (error) => fail(error instanceof Error ? error.message : String(error)));
+        worker.on("exit", (code) => fail(`it exited with code ${code}`));
         worker.unref();
         port1.unref();
         workers.push({ post: (message) => port1.postMessage(message), stop: () => void worker.terminate() });

@@ -4,12 +4,13 @@
  * @module
  */
 
-import { type MessagePort, receiveMessageOnPort, workerData } from "node:worker_threads";
+import { type HostPort, hostThreads } from "../../../kernels/gpu/host.ts";
 import { type CpuBuffers, doJob, type JobKind, Scratch } from "./jobs.ts";
 import type { Announcement } from "./pool.ts";
 import { control, type PoolControl, takeJob } from "./control.ts";
 
-const { memory, port } = workerData as { memory: SharedArrayBuffer; port: MessagePort };
+const { receiveMessageOnPort, workerData } = hostThreads()!;
+const { memory, port } = workerData as { memory: SharedArrayBuffer; port: HostPort };
 const pool: PoolControl = control(memory);
 const layers = new Map<number, CpuBuffers>();
 const scratch = new Scratch();
