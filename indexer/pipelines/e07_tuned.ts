@@ -21,6 +21,7 @@
 
 import { assignFirst, codeList } from "../../kernels/quantize_topk_list/code_list.ts";
 import { scoreTiles, scoreTilesBytes, type ScoreTilesOptions, tilingOf } from "../../kernels/score_topk/score_tiles.ts";
+import { refuse } from "../config.ts";
 import { tilePays } from "./e04_fused_topk.ts";
 import { withList } from "./e05_fused_list.ts";
 import type { Kernel } from "../../kernels/gpu/kernel.ts";
@@ -34,26 +35,48 @@ export interface Tuning extends ScoreTilesOptions {
   readonly listInvocations: number;
 }
 
-/** Sizes that do well without measuring. */
-export function defaultTuning({ device }: PlanContext): Tuning {
-  const most = device.limits.maxComputeInvocationsPerWorkgroup;
-  return {
-    invocations: Math.min(512, most),
-    listInvocations: Math.min(device.info.isSoftware ? 64 : 512, most),
+/** Sizes that do well without measuring: large tiles, smaller ones where workgroup memory is short. */
+export function defaultTuning({ config, device }: PlanContext): Tuning {
+  const { limits, subgroupSize } = device;
+  const most = Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX);
+  const at = (invocations: number): Tuning => ({
+    invocations,
+    listInvocations: Math.min(device.info.isSoftware ? 64 : 512, invocations),
     replicas: 1,
     lists: 1,
-    subgroupSize: device.subgroupSize,
-  };
+    subgroupSize,
+  });
+  let tuning = at(Math.min(512, most));
+  while (tuning.invocations > 64 && scoreTilesBytes(config.shape, tuning) > limits.maxComputeWorkgroupStorageSize) {
+    tuning = at(tuning.invocations / 2);
+  }
+  return tuning;
 }
 
-/** The kernels for given sizes where they fit the device, else e06's. Pure. */
+/**
+ * The kernels for given sizes where they fit the device, else e06's. Pure.
+ *
+ * @throws {RangeError} for sizes that no kernel can have
+ */
 export function tunedKernels(context: PlanContext, tuning: Tuning): readonly Kernel[] {
   const { config, device } = context;
-  const bytes = scoreTilesBytes(config.shape, tuning);
-  const fits = bytes <= device.limits.maxComputeWorkgroupStorageSize;
-  if (!fits || !tilePays(config, tilingOf(tuning).tile)) return kernelsOf(E06, context);
+  const isPower = (value: number, least: number, most: number) =>
+    Number.isInteger(Math.log2(value)) && value >= least && value <= most;
+  if (
+    !isPower(tuning.invocations, 64, 1024) || !isPower(tuning.listInvocations, 64, 1024) ||
+    !isPower(tuning.replicas, 1, 32) || !(Number.isInteger(tuning.lists) && tuning.lists >= 1)
+  ) {
+    refuse(
+      "plan e07",
+      "invocations must be powers of two 64 to 1024, replicas 1 to 32, lists 1 or more",
+      JSON.stringify(tuning),
+    );
+  }
   const { subgroupSize, listInvocations: invocations } = tuning;
-  return twoDispatches(scoreTiles(tuning), { tiling: tilingOf(tuning), invocations, subgroupSize }, context);
+  const kernels = twoDispatches(scoreTiles(tuning), { tiling: tilingOf(tuning), invocations, subgroupSize }, context);
+  const most = device.limits.maxComputeWorkgroupStorageSize;
+  const fits = kernels.every((kernel) => kernel.plan(config.shape).workgroupBytes <= most);
+  return fits && tilePays(config, tilingOf(tuning).tile) ? kernels : kernelsOf(E06, context);
 }
 
 const PORTABLE: Tuning = { invocations: 256, listInvocations: 256, replicas: 1, lists: 1, subgroupSize: 0 };

@@ -49,7 +49,7 @@ export interface StepPlan {
   readonly dispatches: number;
   /** Bytes that it reads and writes. */
   readonly bytesMoved: number;
-  /** Bytes of every buffer that the layer owns, by name; inputs are the caller's. */
+  /** Bytes of the buffers that the kernels share, by name, at just this capacity; inputs are the caller's. */
   readonly buffers: Readonly<Record<string, number>>;
 }
 
@@ -121,6 +121,7 @@ export function planStep(pipeline: Pipeline, options: PlanOptions): StepPlan {
 export const DEFAULT_DEVICE: DeviceFacts = {
   limits: {
     maxComputeInvocationsPerWorkgroup: 256,
+    maxComputeWorkgroupSizeX: 256,
     maxComputeWorkgroupStorageSize: 16384,
     maxStorageBufferBindingSize: 2 ** 27,
     maxStorageBuffersPerShaderStage: 8,

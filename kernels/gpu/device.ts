@@ -48,6 +48,7 @@ export interface DeviceFacts {
   readonly limits: Pick<
     GPUSupportedLimits,
     | "maxComputeInvocationsPerWorkgroup"
+    | "maxComputeWorkgroupSizeX"
     | "maxComputeWorkgroupStorageSize"
     | "maxStorageBufferBindingSize"
     | "maxStorageBuffersPerShaderStage"

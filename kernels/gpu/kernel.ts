@@ -241,6 +241,7 @@ export class CompiledKernel {
 function checkPlan(kernel: Kernel, plan: KernelPlan, limits: GPUSupportedLimits): void {
   const rules: [string, number, number][] = [
     ["invocations per workgroup", plan.invocations, limits.maxComputeInvocationsPerWorkgroup],
+    ["invocations along x", plan.invocations, limits.maxComputeWorkgroupSizeX],
     ["workgroup memory in bytes", plan.workgroupBytes, limits.maxComputeWorkgroupStorageSize],
     ["storage buffers", kernel.buffers.length, limits.maxStorageBuffersPerShaderStage],
   ];

@@ -36,7 +36,7 @@ export function codeList(options: MergeListOptions): Kernel {
     buffers: [...lists, reads(newKeys), reads(centroids), reads(phi), writes(packedCodesBuffer), ...weights],
     plan(shape) {
       const plan = merge.plan(shape);
-      return { ...plan, workgroupBytes: plan.workgroupBytes + rowsBytes(options) + 12 };
+      return { ...plan, workgroupBytes: plan.workgroupBytes + rowsBytes(options) + 48 };
     },
     work(shape, step) {
       const list = merge.work(shape, step);

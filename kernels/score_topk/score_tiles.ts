@@ -37,8 +37,8 @@ export function tilingOf({ invocations }: Scan): Tiling {
 
 /** Bytes of workgroup memory: the table, sums of rows, histogram, scan and small change. */
 export function scoreTilesBytes(shape: LayerShape, options: ScoreTilesOptions): number {
-  const table = 4 * shape.subvectors * shape.centroids * options.replicas;
-  return table + rowsBytes(options) + narrowBytes(options) + 4;
+  const table = Math.ceil(shape.subvectors * shape.centroids * options.replicas / 4) * 16;
+  return table + rowsBytes(options) + narrowBytes(options) + 16;
 }
 
 /** Scores tiles and keeps their best candidates. */

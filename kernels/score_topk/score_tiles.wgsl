@@ -152,7 +152,7 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile: u32, words_0: vec4
   var shift = bin_shift(range);
   count_rank(range, shift, best);
   var found = choose_bin(lane, row.n_heavy, shift);
-  let bound = select(1u, range.low + (found.x << shift), found.w == 1u);
+  let bound = select(1u, max(range.low + (found.x << shift), 1u), found.w == 1u);
 
   var taken = mask_from(bound, ranks);
   let upto = scan_sum(lane, countOneBits(taken));

@@ -24,9 +24,9 @@ export function narrowParts({ subgroupSize }: Scan): string[] {
   ];
 }
 
-/** Bytes of workgroup memory that they take. */
+/** Bytes of workgroup memory that they take; WebGPU rounds every variable up to 16. */
 export function narrowBytes(scan: Scan): number {
-  return scanBytes(scan) + 16 * scan.invocations + 28;
+  return Math.ceil(scanBytes(scan) / 16) * 16 + 16 * scan.invocations + 64;
 }
 
 /** Whether 16 invocations can share a row by shuffles. */

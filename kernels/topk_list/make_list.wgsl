@@ -43,8 +43,8 @@ fn offer_all(lane: u32, cut: Cut, first: u32, n_fours: u32, ranks: vec4u) {
   }
 }
 
-// One histogram over a range, and the bin that holds its cut.need-th highest rank.
-fn narrow(lane: u32, cut: Cut, first: u32, n_fours: u32, ranks: vec4u) -> Narrowed {
+// One histogram over a range: the bin that holds its cut.need-th highest rank, as choose_bin tells.
+fn find_bin(lane: u32, cut: Cut, first: u32, n_fours: u32, ranks: vec4u) -> vec4u {
   let shift = bin_shift(cut);
   count_four(cut, shift, ranks);
   if (n_fours > WG) {
@@ -52,29 +52,26 @@ fn narrow(lane: u32, cut: Cut, first: u32, n_fours: u32, ranks: vec4u) -> Narrow
       count_four(cut, shift, four_ranks(first, turn + lane, n_fours));
     }
   }
-  let found = choose_bin(lane, cut.need, shift);
-  return Narrowed(narrowed(cut, shift, found), found.z == 1u);
+  return choose_bin(lane, cut.need, shift);
 }
 
-struct Narrowed {
-  cut: Cut,
-  is_done: bool,
-}
-
-// The cut that takes the n_heavy best.
+// The cut that takes the n_heavy best. What decides the flow, `found`, is uniform; the cut is not known to be.
 fn best_cut(lane: u32, n_heavy: u32, first: u32, n_fours: u32, ranks: vec4u) -> Cut {
   offer_all(lane, Cut(1u, 0xffffffffu, 0u), first, n_fours, ranks);
-  var now = narrow(lane, offered_range(n_heavy), first, n_fours, ranks);
-  if (!now.is_done) {
+  var cut = offered_range(n_heavy);
+  var found = find_bin(lane, cut, first, n_fours, ranks);
+  cut = narrowed(cut, bin_shift(cut), found);
+  if (found.z == 0u) {
     // More than are needed share the bin: done if they tie, else their range is narrowed.
-    offer_all(lane, now.cut, first, n_fours, ranks);
+    offer_all(lane, cut, first, n_fours, ranks);
     if (!all_equal(lane)) {
-      for (var round = 0u; round < MOST_PASSES && !now.is_done; round++) {
-        now = narrow(lane, now.cut, first, n_fours, ranks);
+      for (var round = 0u; round < MOST_PASSES && found.z == 0u; round++) {
+        found = find_bin(lane, cut, first, n_fours, ranks);
+        cut = narrowed(cut, bin_shift(cut), found);
       }
     }
   }
-  return now.cut;
+  return cut;
 }
 
 // Puts a rank that the cut takes; `at` counts the ranks above the cut and in it before this one.

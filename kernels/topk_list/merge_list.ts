@@ -49,7 +49,7 @@ export function mergeList(options: MergeListOptions): Kernel {
     plan: (shape) => ({
       overrides: { ...layerOverrides(shape), ...scanOverrides(options), ...tilingOverrides(tiling) },
       invocations,
-      workgroupBytes: narrowBytes(options) + 8,
+      workgroupBytes: narrowBytes(options) + 16,
     }),
     work(shape, step) {
       const lists = nLists(shape, step);

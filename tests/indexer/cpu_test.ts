@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { cpuPipeline } from "../../indexer/pipelines/cpu/mod.ts";
+import { type CpuBuffers, MAKE_LIST, ROW_FIELDS, STEP_FIELDS } from "../../indexer/pipelines/cpu/jobs.ts";
 import { Pool, WorkerError } from "../../indexer/pipelines/cpu/pool.ts";
 import { PqIndexer } from "../../indexer/pq_indexer.ts";
 import { gaussian } from "../../experiments/inputs/synthetic.ts";
@@ -89,6 +90,35 @@ for (
     },
   });
 }
+
+Deno.test({
+  name: "cpu: a worker that does not know a layer yet leaves its jobs to the others",
+  ...loose,
+  fn: async () => {
+    const pool = await Pool.start(3);
+    const step = new Int32Array(STEP_FIELDS.length + ROW_FIELDS.length);
+    const fields: Record<string, number> = { listStride: 4, nRows: 1, nTokens: 3, nSink: 3, windowBegin: 3 };
+    [...STEP_FIELDS, ...ROW_FIELDS].forEach((name, ix) => step[ix] = fields[name] ?? 0);
+    const buffers: CpuBuffers = {
+      shape: Int32Array.of(1, 50, 50, 1, 2, 1, 1),
+      step,
+      centroids: new Float32Array(100),
+      phi: new Float32Array(0),
+      codes: new Uint8Array(0),
+      query: new Float32Array(50),
+      newKeys: new Float32Array(0),
+      indices: new Uint32Array(200),
+      lengths: new Uint32Array(50),
+      weights: new Float32Array(0),
+    };
+    for (let round = 0; round < 30; round++) {
+      buffers.lengths.fill(0);
+      pool.run(123, buffers, MAKE_LIST, 50);
+      assertEquals(buffers.lengths.every((length) => length === 3), true);
+      if (round % 10 === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  },
+});
 
 Deno.test("cpu: threads out of range are refused", async () => {
   for (const threads of [0, -1, 1.5, 257, NaN]) {

@@ -20,6 +20,8 @@ export interface PoolControl {
   readonly LAYER: number;
   /** What kind of jobs they are. */
   readonly KIND: number;
+  /** Jobs of this batch that threw in a worker. */
+  readonly FAILED: number;
   /** Ticket of the next job; never goes back, so that a thread that comes late takes none of another batch. */
   readonly NEXT: number;
   /** Ticket of the batch's first job. */
@@ -41,6 +43,7 @@ export function control(memory: SharedArrayBuffer): PoolControl {
     DONE: 2,
     LAYER: 3,
     KIND: 4,
+    FAILED: 5,
     NEXT: 0,
     BEGIN: 1,
     END: 2,

@@ -142,7 +142,7 @@ class CpuLayer implements Layer {
     this.#capacity = capacity;
     this.#listed = "";
     this.#generation++;
-    return Promise.resolve();
+    return this.#pool.deliver();
   }
 
   #replace(some: Partial<CpuBuffers>): void {
@@ -178,7 +178,6 @@ class CpuLayer implements Layer {
 
   settle(): void {}
 
-  // deno-lint-ignore require-await -- errors must reach the caller as a rejection, as on the GPU
   async run(step: LayerStep): Promise<Selection | undefined> {
     this.check(step);
     const { shape } = this.#config;
@@ -200,7 +199,10 @@ class CpuLayer implements Layer {
     });
     if (step.nNew > 0) {
       const keys = hostArray("new keys", step.newKeys);
-      if (this.#buffers.newKeys.length < keys.length) this.#replace({ newKeys: this.#floats(keys.length) });
+      if (this.#buffers.newKeys.length < keys.length) {
+        this.#replace({ newKeys: this.#floats(keys.length) });
+        await this.#pool.deliver();
+      }
       this.#buffers.newKeys.set(keys);
       this.#do(CODE_KEYS, shape.batch * shape.kvHeads * shape.subvectors);
     }

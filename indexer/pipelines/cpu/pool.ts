@@ -14,6 +14,8 @@ export class WorkerError extends Error {
   override name = "WorkerError";
 }
 
+const REMEDY = "use cpuPipeline({ threads: 1 })";
+
 /** How long workers may take to start. */
 const START_MS = 900;
 /** How long jobs may make no progress. */
@@ -66,11 +68,10 @@ export class Pool {
    */
   static async start(threads: number, script: URL = new URL("./worker.ts", import.meta.url)): Promise<Pool> {
     if (threads === 1) return Pool.single();
-    const remedy = "use cpuPipeline({ threads: 1 })";
     const api = hostThreads();
     if (!api) {
       throw new WorkerError(
-        `Cannot start ${threads} threads as this runtime has no workers with shared memory: ${remedy}`,
+        `Cannot start ${threads} threads as this runtime has no workers with shared memory: ${REMEDY}`,
       );
     }
     const memory = new SharedArrayBuffer(CONTROL_BYTES);
@@ -81,7 +82,7 @@ export class Pool {
     const result = new Pool(workers, pool);
     const fail = (why: string) => {
       failure ??= why;
-      result.#broken ??= new WorkerError(`Cannot go on as a worker stopped: ${why}; ${remedy}`);
+      result.#broken ??= new WorkerError(`Cannot go on as a worker stopped: ${why}; ${REMEDY}`);
     };
     try {
       for (let ix = 1; ix < threads; ix++) {
@@ -95,14 +96,14 @@ export class Pool {
       }
     } catch (error) {
       stopAll();
-      throw new WorkerError(`Cannot start a worker as it failed: ${(error as Error).message}; ${remedy}`);
+      throw new WorkerError(`Cannot start a worker as it failed: ${(error as Error).message}; ${REMEDY}`);
     }
     const deadline = performance.now() + START_MS;
     while (Atomics.load(pool.words, pool.READY) < threads - 1) {
       if (failure !== undefined || performance.now() > deadline) {
         stopAll();
         const why = failure ?? `it was not ready after ${START_MS} ms`;
-        throw new WorkerError(`Cannot start a worker as it failed: ${why}; ${remedy}`);
+        throw new WorkerError(`Cannot start a worker as it failed: ${why}; ${REMEDY}`);
       }
       await new Promise((resolve) => setTimeout(resolve, 2));
     }
@@ -113,12 +114,22 @@ export class Pool {
    * Tells the workers where a layer's buffers are; undefined: nowhere any more.
    *
    * @param replaces the number of the layer's announcement before; 0 for its first
-   * @returns the number of this one
+   * @returns the number of this one. Messages leave when the event loop turns: until it did, workers sleep on
    */
   announce(replaces: number, buffers: CpuBuffers | undefined): number {
     const number = ++this.#announcements;
     for (const worker of this.#workers) worker.post({ number, replaces, buffers } satisfies Announcement);
     return number;
+  }
+
+  /** Lets the event loop turn, so that workers get what was announced. */
+  async deliver(): Promise<void> {
+    if (this.#workers.length > 0) await new Promise((resolve) => setTimeout(resolve, 0));
+  }
+
+  /** Whether a worker stopped. */
+  get isBroken(): boolean {
+    return this.#broken !== undefined;
   }
 
   /**
@@ -139,24 +150,39 @@ export class Pool {
     Atomics.store(words, pool.LAYER, layer);
     Atomics.store(words, pool.KIND, kind);
     Atomics.store(words, pool.DONE, 0);
+    Atomics.store(words, pool.FAILED, 0);
     Atomics.store(tickets, pool.BEGIN, begin);
     Atomics.store(tickets, pool.END, end);
     Atomics.add(words, pool.GENERATION, 1);
     Atomics.notify(words, pool.GENERATION);
-    let mine = 0;
+    let mine = 0, thrown: unknown, didThrow = false;
     for (let job = takeJob(pool, begin, end); job >= 0; job = takeJob(pool, begin, end)) {
-      doJob(buffers, kind, job, this.#scratch);
       mine++;
+      try {
+        if (!didThrow) doJob(buffers, kind, job, this.#scratch);
+      } catch (error) {
+        // Whatever happened here, the workers' jobs of this batch must be over before the next begins.
+        thrown = error;
+        didThrow = true;
+      }
     }
-    const since = performance.now();
-    for (let done = Atomics.load(words, pool.DONE); done < count - mine; done = Atomics.load(words, pool.DONE)) {
+    let since = performance.now(), done = Atomics.load(words, pool.DONE);
+    while (done < count - mine) {
       // Where a thread may not block (a browser's main thread), this spins; jobs are short.
       if (performance.now() - since > 0.2) waitFor(words, pool.DONE, done);
+      const now = Atomics.load(words, pool.DONE);
+      if (now > done) since = performance.now();
+      done = now;
       if (performance.now() - since > STALL_MS) {
-        this.#broken = new WorkerError(`Cannot go on as a worker made no progress for ${STALL_MS / 1000} s`);
+        this.#broken = new WorkerError(
+          `Cannot go on as a worker made no progress for ${STALL_MS / 1000} s: ${REMEDY}`,
+        );
         throw this.#broken;
       }
     }
+    if (didThrow) throw thrown;
+    const failed = Atomics.load(words, pool.FAILED);
+    if (failed > 0) throw new WorkerError(`Cannot finish the step as ${failed} jobs failed in workers: ${REMEDY}`);
   }
 }
 
@@ -170,13 +196,11 @@ function waitFor(words: Int32Array, at: number, value: number): void {
 
 const pools = new Map<number, Promise<Pool>>();
 
-/** The pool with so many threads: the same one for every layer. */
-export function sharedPool(threads: number): Promise<Pool> {
-  let pool = pools.get(threads);
-  if (!pool) {
-    pool = Pool.start(threads);
-    pools.set(threads, pool);
-    pool.catch(() => pools.delete(threads));
-  }
-  return pool;
+/** The pool with so many threads: the same one for every layer, a new one if that broke. */
+export async function sharedPool(threads: number): Promise<Pool> {
+  const existing = await pools.get(threads)?.catch(() => undefined);
+  if (existing && !existing.isBroken) return existing;
+  const pool = Pool.start(threads);
+  pools.set(threads, pool);
+  return await pool;
 }

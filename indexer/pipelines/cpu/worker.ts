@@ -35,9 +35,14 @@ for (let seen = 0;;) {
   if (Atomics.load(pool.words, pool.GENERATION) !== generation) continue;
   seen = generation;
   readNews();
-  const buffers = layers.get(layer); // none if the news has not arrived: then others do the jobs
-  for (let job = takeJob(pool, begin, end); buffers && job >= 0; job = takeJob(pool, begin, end)) {
-    doJob(buffers, kind, job, scratch);
+  const buffers = layers.get(layer);
+  if (!buffers) continue; // the news has not arrived: others do the jobs
+  for (let job = takeJob(pool, begin, end); job >= 0; job = takeJob(pool, begin, end)) {
+    try {
+      doJob(buffers, kind, job, scratch);
+    } catch {
+      Atomics.add(pool.words, pool.FAILED, 1);
+    }
     Atomics.add(pool.words, pool.DONE, 1);
     Atomics.notify(pool.words, pool.DONE);
   }
