@@ -21,13 +21,7 @@ import {
   verdict,
 } from "../experiments/cli.ts";
 import { gaussian } from "../experiments/inputs/synthetic.ts";
-import {
-  codedTokens,
-  drawState,
-  openIndex,
-  type Workload,
-  type WorkloadState,
-} from "../experiments/inputs/workload.ts";
+import { drawState, openIndex, type Workload, type WorkloadState } from "../experiments/inputs/workload.ts";
 import { Bench } from "../experiments/measure.ts";
 import { type Provenance, provenance } from "../experiments/provenance.ts";
 import { summarize, type Summary } from "../experiments/stats.ts";

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { wrap } from "../experiments/cli.ts";
 import { committedResults, markdown, markdownTable, source } from "../bench/report.ts";
 import { resolveConfig } from "../indexer/config.ts";
 import { DEFAULT_DEVICE, planStep } from "../indexer/pipelines/plan.ts";
@@ -39,7 +40,9 @@ export async function generateReadme(readme: string): Promise<string> {
   const iterations = markdown([["id", "iteration", "what changes", "dispatches"], ...rows]);
   const newest = (await committedResults()).findLast(({ report }) => !report.provenance.software);
   if (!newest) throw new Error("Cannot write the table of results as bench/results/ holds none of a GPU");
-  const results = `${markdownTable(newest.report)}\n\n${source(newest)}; \`bench/results/${newest.name}\``;
+  const results = `${markdownTable(newest.report)}\n\n${
+    wrap(`${source(newest)}; \`bench/results/${newest.name}\``, 120)
+  }`;
   return fill(fill(readme, MARKS.iterations, iterations), MARKS.results, results);
 }
 
