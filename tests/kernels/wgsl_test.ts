@@ -7,6 +7,8 @@ import { gather } from "../../kernels/score/gather.ts";
 import { mask } from "../../kernels/topk/mask.ts";
 import { MAX_ROWS, PARAM_FIELDS, PARAMS_BYTES, ROW_FIELDS } from "../../kernels/shape.ts";
 import { WGSL_FILES } from "../../kernels/wgsl_files.ts";
+import { resolveConfig } from "../../indexer/config.ts";
+import { DEFAULT_DEVICE } from "../../indexer/pipelines/plan.ts";
 import { PIPELINES } from "../../indexer/pipelines/mod.ts";
 import { generate } from "../../tools/generate_wgsl.ts";
 import { ODD_SHAPE } from "../support.ts";
@@ -62,6 +64,29 @@ Deno.test("Params and Row have the host's fields in the host's order", () => {
   assertEquals(members(source, "Row"), [...ROW_FIELDS.map(snake), "unused"]);
   assertEquals(source.match(/const MAX_ROWS = (\d+)u;/)![1], String(MAX_ROWS));
   assertEquals(PARAMS_BYTES, 48 + MAX_ROWS * 32);
+});
+
+Deno.test("every WGSL file is a part of some kernel", () => {
+  const used = new Set<string>();
+  const config = resolveConfig({ heads: 2, headWidth: 64 });
+  for (const pipeline of PIPELINES) {
+    for (const weights of [false, true]) {
+      for (const subgroupSize of [0, 8, 32]) {
+        for (const bytes of [0, 1024, 49152]) {
+          const limits = {
+            ...DEFAULT_DEVICE.limits,
+            maxComputeWorkgroupStorageSize: bytes,
+            maxStorageBuffersPerShaderStage: subgroupSize + 8,
+          };
+          const device = { ...DEFAULT_DEVICE, subgroupSize, limits };
+          for (const kernel of pipeline.kernelsFor({ config, device, weights })) {
+            kernel.wgsl.forEach((part) => used.add(part));
+          }
+        }
+      }
+    }
+  }
+  assertEquals(Object.keys(WGSL_FILES).filter((file) => !used.has(file)), []);
 });
 
 for (const kernel of KERNELS) {
