@@ -185,7 +185,7 @@ export class Bench {
   }
 
   /** Mean GPU time of each operation in a pass of its own, µs by name. */
-  async gpuOperations(samples: number, appends = true): Promise<Map<string, number>> {
+  async gpuOperations(samples: number): Promise<Map<string, number>> {
     const { gpu } = this;
     const totals = new Map<string, number>();
     const operations = this.indexes[0].operations.length;
@@ -196,7 +196,7 @@ export class Bench {
       const count = Math.min(perSubmit, samples - done);
       await this.#keepBusy();
       await gpu.submit("timed operations", (encoder) => {
-        for (let k = 0; k < count; k++) this.#record((name) => timer.beginPass(encoder, name), appends);
+        for (let k = 0; k < count; k++) this.#record((name) => timer.beginPass(encoder, name));
       });
       for (const { label, us } of await timer.read()) totals.set(label, (totals.get(label) ?? 0) + us / samples);
       done += count;

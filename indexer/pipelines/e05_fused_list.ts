@@ -9,7 +9,7 @@
  *
  * Predicted: merge 77, four list kernels and sort 44 and weights 13 µs become one kernel of about 25.
  * Measured (seed configuration; GPU pass) on an NVIDIA H200: 68.2 µs after 169; merge_list takes 13.3 in a pass of its own, of
- * which 3.8 are the pass. On llvmpipe 54 ms after 60.
+ * which 3.8 are the pass. On llvmpipe 54 ms after 55 to 89.
  *
  * The plan keeps e04's kernels where that falls back to e03's.
  *

@@ -12,8 +12,8 @@
  * - Table copies without bank conflicts (replicas): no gain, and 3 µs lost when a loop wrote them. Kept as a size.
  *
  * Measured (GPU pass): 17.9 µs after 54.3, 28.3 after 170 at 131,072 tokens, 142 after 1,207 at 1,048,576 (weights off; 16.5
- * is what the bytes would take at copy speed: scoring a token takes 20 instructions, and they are the bound).
- * In two empty passes and a dispatch 6.3 of the 17.9 remain; the table takes 1.5, scores 1.6, the bound 0.7, keeping
+ * is what the bytes would take at copy speed; by our count scoring takes some 20 instructions per token).
+ * By leaving stages out, shortly before the final form: an empty pass and a second dispatch take 6.3 of the 17.9, the table 1.5, scores 1.6, the bound 0.7, keeping
  * candidates 1 to 2, the list 4.6. On llvmpipe 11.7 ms after 58, 5.7 × the baseline.
  *
  * @module

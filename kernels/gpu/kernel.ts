@@ -50,8 +50,6 @@ export function writes(buffer: BufferDef): BufferUse {
 export interface KernelPlan {
   /** Values of the WGSL `override`s. */
   readonly overrides: Readonly<Record<string, number>>;
-  /** u32 constants that must be known when WGSL is parsed: lengths of arrays outside of workgroup memory. */
-  readonly consts?: Readonly<Record<string, number>>;
   /** Invocations per workgroup. */
   readonly invocations: number;
   /** Workgroup memory in bytes; Deno does not check it, so we do. */
@@ -164,11 +162,7 @@ export class CompiledKernel {
     gpu.assertAlive();
     const plan = kernel.plan(shape);
     checkPlan(kernel, plan, gpu.limits);
-    const composed = composeWgsl(kernel.wgsl, {
-      files,
-      omitEnables: isDeno() ? ["subgroups"] : [],
-      consts: plan.consts,
-    });
+    const composed = composeWgsl(kernel.wgsl, { files, omitEnables: isDeno() ? ["subgroups"] : [] });
     const key = `${kernel.name}\n${JSON.stringify(plan.overrides)}\n${composed.code}`;
     let compiling = gpu.compiled.get(key) as Promise<Compiled> | undefined;
     if (!compiling) {

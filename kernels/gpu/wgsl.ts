@@ -21,8 +21,6 @@ export interface ComposeOptions {
   readonly files?: Readonly<Record<string, string>>;
   /** Extensions whose `enable` line is left out (Naga has subgroups without one and refuses the line). */
   readonly omitEnables?: readonly string[];
-  /** u32 constants to declare first, by name. */
-  readonly consts?: Readonly<Record<string, number>>;
 }
 
 /**
@@ -31,7 +29,7 @@ export interface ComposeOptions {
  * @throws {RangeError} for an unknown or a repeated part
  */
 export function composeWgsl(parts: readonly string[], options: ComposeOptions = {}): ComposedWgsl {
-  const { files = WGSL_FILES, omitEnables = [], consts = {} } = options;
+  const { files = WGSL_FILES, omitEnables = [] } = options;
   const hoisted = new Map<string, { file: string; line: number }>();
   const body: string[] = [];
   const origin: { file: string; line: number }[] = [];
@@ -64,9 +62,8 @@ export function composeWgsl(parts: readonly string[], options: ComposeOptions = 
       origin.push(at);
     });
   }
-  const declared = Object.entries(consts).map(([name, value]) => `const ${name} = ${value}u;`);
-  const head = [...hoisted.keys(), ...declared];
-  const lines = [...hoisted.values(), ...declared.map(() => ({ file: parts[0], line: 1 })), ...origin];
+  const head = [...hoisted.keys()];
+  const lines = [...hoisted.values(), ...origin];
   return {
     code: [...head, ...body].join("\n"),
     locate: (line) => lines[Math.min(Math.max(line, 1), lines.length) - 1] ?? { file: parts[0] ?? "", line: 0 },

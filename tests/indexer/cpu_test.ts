@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { cpuPipeline } from "../../indexer/pipelines/cpu/mod.ts";
-import { type CpuBuffers, MAKE_LIST, ROW_FIELDS, STEP_FIELDS } from "../../indexer/pipelines/cpu/jobs.ts";
+import { type CpuBuffers, MAKE_LIST, STEP_FIELDS } from "../../indexer/pipelines/cpu/jobs.ts";
+import { ROW_FIELDS } from "../../kernels/shape.ts";
 import { Pool, WorkerError } from "../../indexer/pipelines/cpu/pool.ts";
 import { PqIndexer } from "../../indexer/pq_indexer.ts";
 import { gaussian } from "../../experiments/inputs/synthetic.ts";
@@ -48,15 +49,16 @@ Deno.test({
   name: "cpu: layers share the pool, in turns and with sizes of their own",
   ...loose,
   fn: async () => {
-    const open = (heads: number) =>
+    const open = (heads: number, threads: number) =>
       PqIndexer.create({
         ...OPTIONS,
         heads,
-        pipeline: cpuPipeline({ threads: 3 }),
+        pipeline: cpuPipeline({ threads }),
         codebook: { centroids: gaussian(heads * 3 * 8 * 4, 1), tokens: 0 },
       });
     const sizes = [1, 5, 2];
-    const layers = await Promise.all(sizes.map(open)), single = await Promise.all(sizes.map(open));
+    const layers = await Promise.all(sizes.map((heads) => open(heads, 3)));
+    const single = await Promise.all(sizes.map((heads) => open(heads, 1)));
     for (let step = 0; step < 30; step++) {
       for (const [ix, heads] of sizes.entries()) {
         const query = gaussian(heads * 12, step), keys = gaussian(heads * (step % 7 + 1) * 12, 50 + step);

@@ -5,6 +5,8 @@
  * @module
  */
 
+import { ROW_FIELDS } from "../../../kernels/shape.ts";
+
 /** i32 words of a step: {@linkcode STEP_FIELDS}, then {@linkcode ROW_FIELDS} per row. */
 export const STEP_FIELDS = [
   "nCoded",
@@ -19,9 +21,6 @@ export const STEP_FIELDS = [
   "clearsPrevious",
   "writesWeights",
 ] as const;
-
-/** i32 words of a row. */
-export const ROW_FIELDS = ["nTokens", "nSink", "nHeavy", "windowBegin", "candBegin", "candEnd"] as const;
 
 /** Buffers of a layer; shared where there are workers. */
 export interface CpuBuffers {

@@ -6,9 +6,9 @@
  * @module
  */
 
-import { CODE_KEYS, type CpuBuffers, type JobKind, MAKE_LIST, ROW_FIELDS, STEP_FIELDS } from "./jobs.ts";
+import { CODE_KEYS, type CpuBuffers, type JobKind, MAKE_LIST, STEP_FIELDS } from "./jobs.ts";
 import { Pool, sharedPool, WorkerError } from "./pool.ts";
-import { centroidWidth, MAX_ROWS, subWidth } from "../../../kernels/shape.ts";
+import { centroidWidth, MAX_ROWS, ROW_FIELDS, subWidth } from "../../../kernels/shape.ts";
 import type { Capacity, ResolvedConfig } from "../../config.ts";
 import type { Codebook } from "../../reference.ts";
 import { Selection, type SelectionData } from "../../selection.ts";
