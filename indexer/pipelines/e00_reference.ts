@@ -8,7 +8,7 @@
 import type { Capacity, ResolvedConfig } from "../config.ts";
 import { type Codebook, referenceCodes, referenceSelect } from "../reference.ts";
 import { Selection, type SelectionData } from "../selection.ts";
-import type { Layer, LayerContext, LayerStep, Pipeline } from "./pipeline.ts";
+import { hostArray, type Layer, type LayerContext, type LayerStep, type Pipeline } from "./pipeline.ts";
 
 /** The oracle. */
 export const e00: Pipeline = {
@@ -89,7 +89,7 @@ class ReferenceLayer implements Layer {
     const generation = ++this.#generation;
     const { shape } = this.#config;
     if (step.nNew > 0) {
-      const keys = hostArray("new keys", step.newKeys);
+      const keys = hostArray("e00", "new keys", step.newKeys);
       const codes = referenceCodes(shape, this.#codebook!, keys, step.firstNewKey);
       const perRow = step.nNewKeys - step.firstNewKey;
       this.#rows.forEach((row, group) => {
@@ -97,7 +97,7 @@ class ReferenceLayer implements Layer {
       });
     }
     if (step.rows.length === 0) return undefined;
-    const query = hostArray("query", step.query);
+    const query = hostArray("e00", "query", step.query);
     const nTokens = step.rows[step.rows.length - 1].nTokens;
     const n = this.#codebook ? step.nCoded : 0;
     const codebook = n > 0 ? this.#codebook : undefined;
@@ -140,9 +140,4 @@ class ReferenceLayer implements Layer {
   destroy(): void {
     this.#rows = [];
   }
-}
-
-function hostArray(what: string, input: LayerStep["query"]): Float32Array {
-  if (input instanceof Float32Array) return input;
-  throw new TypeError(`Cannot read the ${what} as pipeline e00 runs on the CPU: pass a Float32Array, not a GPU buffer`);
 }

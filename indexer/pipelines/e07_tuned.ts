@@ -95,13 +95,5 @@ export const E07: GpuPipelineDef = {
   kernelsFor: (context) => tunedKernels(context, defaultTuning(context)),
 };
 
-/** A pipeline like e07 with sizes of the caller's. */
-export function tunedPipeline(tuning: Partial<Tuning>): Pipeline {
-  return gpuPipeline({
-    ...E07,
-    kernelsFor: (context) => tunedKernels(context, { ...defaultTuning(context), ...tuning }),
-  });
-}
-
 /** The tuned step. */
 export const e07: Pipeline = gpuPipeline(E07);

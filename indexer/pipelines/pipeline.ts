@@ -111,3 +111,15 @@ export interface Layer {
   /** Frees what the layer owns. */
   destroy(): void;
 }
+
+/**
+ * The array that a pipeline on the CPU was given.
+ *
+ * @throws {TypeError} if it was given a GPU buffer
+ */
+export function hostArray(id: string, what: string, input: LayerStep["query"]): Float32Array {
+  if (input instanceof Float32Array) return input;
+  throw new TypeError(
+    `Cannot read the ${what} as pipeline ${id} runs on the CPU: pass a Float32Array, not a GPU buffer`,
+  );
+}

@@ -12,7 +12,7 @@ import { centroidWidth, MAX_ROWS, ROW_FIELDS, subWidth } from "../../../kernels/
 import type { Capacity, ResolvedConfig } from "../../config.ts";
 import type { Codebook } from "../../reference.ts";
 import { Selection, type SelectionData } from "../../selection.ts";
-import type { Layer, LayerContext, LayerStep, Pipeline } from "../pipeline.ts";
+import { hostArray, type Layer, type LayerContext, type LayerStep, type Pipeline } from "../pipeline.ts";
 
 /** Options of {@linkcode cpuPipeline}. */
 export interface CpuOptions {
@@ -198,7 +198,7 @@ class CpuLayer implements Layer {
       ROW_FIELDS.forEach((field, ix) => this.#buffers.step[at + ix] = row[field]);
     });
     if (step.nNew > 0) {
-      const keys = hostArray("new keys", step.newKeys);
+      const keys = hostArray("cpu", "new keys", step.newKeys);
       if (this.#buffers.newKeys.length < keys.length) {
         this.#replace({ newKeys: this.#floats(keys.length) });
         await this.#pool.deliver();
@@ -207,7 +207,7 @@ class CpuLayer implements Layer {
       this.#do(CODE_KEYS, shape.batch * shape.kvHeads * shape.subvectors);
     }
     if (step.rows.length === 0) return undefined;
-    this.#buffers.query.set(hostArray("query", step.query));
+    this.#buffers.query.set(hostArray("cpu", "query", step.query));
     this.#listed = "";
     this.#do(MAKE_LIST, shape.batch * shape.heads * step.rows.length);
     this.#listed = layout;
@@ -251,9 +251,4 @@ class CpuLayer implements Layer {
     this.#generation++;
     this.#pool.announce(this.#number, undefined);
   }
-}
-
-function hostArray(what: string, input: LayerStep["query"]): Float32Array {
-  if (input instanceof Float32Array) return input;
-  throw new TypeError(`Cannot read the ${what} as pipeline cpu runs on the CPU: pass a Float32Array, not a GPU buffer`);
 }
