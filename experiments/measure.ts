@@ -19,10 +19,15 @@ const ROUND = 60;
 /** Before timed steps the GPU works for about so long, off the clock, or its clocks drop. */
 const KEEP_WARM_MS = 3;
 
+/** Sets of new keys that steps go round: were all keys the same, all new tokens would tie. */
+const KEY_SETS = 64;
+
 /** Query and new keys of one step on the GPU. */
 export interface StepInputs {
   readonly query: OwnedBuffer;
   readonly newKeys: OwnedBuffer;
+  /** {@linkcode KEY_SETS} other new keys, one after the other. */
+  readonly moreKeys: OwnedBuffer;
 }
 
 /** Draws the inputs of a step. */
@@ -31,6 +36,7 @@ export async function drawInputs(gpu: Gpu, workload: Workload, seed: number): Pr
   return {
     query: await gpu.upload("query", gaussian(batch * heads * headWidth, seed)),
     newKeys: await gpu.upload("new keys", gaussian(batch * kvHeads * headWidth, seed + 1)),
+    moreKeys: await gpu.upload("more new keys", gaussian(KEY_SETS * batch * kvHeads * headWidth, seed + 2)),
   };
 }
 
@@ -44,6 +50,7 @@ export class Bench {
   readonly #inputs: StepInputs;
   /** Steps recorded in the submit that is being encoded. */
   #next = 0;
+  #keySet = 0;
   #warmSteps = 1;
   #stepMs = 0;
   #nothing: GPUComputePipeline | undefined;
@@ -92,9 +99,19 @@ export class Bench {
     for (const index of this.indexes) await index.reserve(index.tokens);
   }
 
+  /** Other new keys for the steps to come; off the clock. */
+  async #changeKeys(): Promise<void> {
+    const { newKeys, moreKeys } = this.#inputs;
+    const at = this.#keySet++ % KEY_SETS * newKeys.bytes;
+    await this.gpu.submit("change keys", (encoder) => {
+      encoder.copyBufferToBuffer(moreKeys.buffer, at, newKeys.buffer, 0, newKeys.bytes);
+    });
+  }
+
   /** Selects without appending for about `ms`, in one submit; off the clock. */
   async #keepBusy(): Promise<void> {
     await this.#settle();
+    await this.#changeKeys();
     await this.gpu.submit("keep warm", (encoder) => {
       const pass = encoder.beginComputePass({ label: "keep warm" });
       for (let k = 0; k < this.#warmSteps; k++) this.#record(pass, false);
@@ -229,7 +246,11 @@ export class Bench {
     await this.#keepBusy();
     await gpu.fence();
     for (let k = 0; k < samples; k++) {
-      if (k % 16 === 0) await this.#settle();
+      if (k % 16 === 0) {
+        await this.#settle();
+        await this.#changeKeys();
+        await gpu.fence();
+      }
       empty.push(await once(() => {}));
       step.push(await once((pass) => this.#record(pass)));
     }
@@ -301,5 +322,6 @@ export class Bench {
     for (const index of this.indexes) index.destroy();
     this.#inputs.query.destroy();
     this.#inputs.newKeys.destroy();
+    this.#inputs.moreKeys.destroy();
   }
 }

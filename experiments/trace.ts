@@ -88,6 +88,7 @@ export async function traceStep(
   const kernels = timer ? await timer.readSpans() : [];
   inputs.query.destroy();
   inputs.newKeys.destroy();
+  inputs.moreKeys.destroy();
   const us = (ms: number) => (ms - begin) * 1e3;
   const span = (name: string, from: number, to: number): TraceEvent => ({
     name,

@@ -778,6 +778,14 @@ override LUT_WORDS: u32 = TABLE_ENTRIES * REPLICAS;
 
 var<workgroup> wg_lut: array<f32, LUT_WORDS>;  // 4 * M * C * REPLICAS bytes
 
+var<workgroup> wg_wild: atomic<u32>;
+
+// Whether an entry is NaN, infinite, 2^123 or more, or below 2^-100 but not 0. Without such entries no score of 16
+// subvectors overflows or is subnormal, and floats order as ranks do.
+fn is_wild() -> bool {
+  return atomicLoad(&wg_wild) != 0u;
+}
+
 fn entry_part(list_ix: u32, first_group: u32, e: u32, part: u32) -> f32 {
   if (e >= TABLE_ENTRIES) { return 0.0; }
   let query_at = (list_ix * SUBVECTORS + e / CENTROIDS) * SUB_WIDTH;
@@ -785,7 +793,11 @@ fn entry_part(list_ix: u32, first_group: u32, e: u32, part: u32) -> f32 {
 }
 
 fn keep_entry(first: u32, row: u32, copy: u32, value: f32) {
-  if (row < ROWS && first + row < TABLE_ENTRIES && copy < REPLICAS) { wg_lut[(first + row) * REPLICAS + copy] = value; }
+  if (row < ROWS && first + row < TABLE_ENTRIES && copy < REPLICAS) {
+    wg_lut[(first + row) * REPLICAS + copy] = value;
+    let magnitude = bitcast<u32>(value) & 0x7fffffffu;
+    if (magnitude != 0u && (magnitude < 0x0d800000u || magnitude >= 0x7d000000u)) { atomicStore(&wg_wild, 1u); }
+  }
 }
 
 fn keep_entries(first: u32, row: u32, copy: u32, sums: vec4f) {
@@ -1064,12 +1076,12 @@ fn candidates(
 // rank of the tile's last taken token is found by radix select with a scan instead of a loop over the
 // digits; an ordered compaction then keeps tokens ascending, ties to the lower. A list's best n_heavy are
 // among its tiles' best n_heavy. Preconditions: coded_stride is a multiple of 4, WG is 256 (one
-// invocation per digit), TILE is a multiple of 4 * WG.
+// invocation per digit), CHUNK is a multiple of 4 * WG, MOST_CHUNKS is 1.
 // Source: radix select as in Alabi, Blanchard, Gordon, Steinbach 2012.
 
-override TILE_WORDS: u32 = TILE / 4u;
+override TILE_WORDS: u32 = CHUNK / 4u;
 
-var<workgroup> wg_ranks: array<vec4u, TILE_WORDS>;      // 4 * TILE bytes
+var<workgroup> wg_ranks: array<vec4u, TILE_WORDS>;      // 4 * CHUNK bytes
 var<workgroup> wg_histogram: array<atomic<u32>, WG>;    // 1 KiB
 var<workgroup> wg_chosen: vec2u;                        // prefix so far, ranks still to take
 
@@ -1156,7 +1168,7 @@ fn keep_best(lane: u32, list_ix: u32, tile: u32) {
       if (is_taken) {
         let slot = out + at.x + min(at.y, need);
         candidate_ranks[slot] = ranks[s];
-        candidate_ix[slot] = tile * TILE + (first + lane) * 4u + s;
+        candidate_ix[slot] = tile * CHUNK + (first + lane) * 4u + s;
       }
       at += vec2u(u32(above[s]), u32(equal[s]));
     }
@@ -1204,7 +1216,7 @@ fn merge(
 }
 `,
   "score_topk/score_tiles.wgsl": `// score_tiles: as candidates of e04, for large tiles: 16 invocations share a table entry, codes come 16 at a
-// time, ranks stay in registers, and the lists of a kv share a tile's codes. Stages: score and top-K (e07).
+// time, scores stay in registers, and the lists of a kv share a tile's codes. Stages: score and top-K (e07).
 //
 // query:           f32[B, H, rows, D]
 // centroids:       f32[B, Hkv, M, C, CENTROID_WIDTH]
@@ -1212,18 +1224,21 @@ fn merge(
 // candidate_ranks: u32[B, H, rows, tiles, kept], 0 where the tile has fewer candidates
 // candidate_ix:    u32[B, H, rows, tiles, kept], position among the coded tokens, ascending
 //
-// A tile is WG * 16 tokens; invocation \`lane\` owns 16 neighbouring ones and keeps their ranks in registers. One
-// workgroup owns one tile of LISTS lists of one kv (query heads of a group, rows), so that memory is read once
-// for all of them.
+// A group is 16 neighbouring tokens, a chunk WG groups, a tile n_chunks() chunks. One workgroup owns one tile of
+// LISTS lists of one kv (query heads of a group, rows), so that memory is read once for all of them; invocation
+// \`lane\` scores group \`lane\` of every chunk and remembers nothing but the group's best rank.
 //
 // Which tokens are kept: the n_heavy-th highest of the invocations' best ranks bounds the tile's n_heavy-th
-// highest rank from below (n_heavy invocations hold one at least as high), and hardly more than n_heavy
-// tokens reach it. They are all kept where they fit; else (ties, or fewer invocations with candidates than
-// n_heavy) narrowing over all ranks finds exactly the n_heavy best. Either way a list's best are among them.
+// highest rank from below (n_heavy invocations hold one at least as high), and where high scores are scattered,
+// hardly more than n_heavy tokens reach it, however long the tile. Groups that reach it go to an invocation each; what
+// reaches it is kept where it fits. Where neighbours score alike, as real keys do, more reach it: the bound is narrowed until
+// they fit, or to exactly the n_heavy best where ties do not. Either way a list's best are among them.
 // Preconditions: coded_stride is a multiple of 16.
 
 override WG: u32;
 override LISTS: u32;  // lists per workgroup
+override BESTS: u32 = MOST_CHUNKS * WG;
+override HIT_WORDS: u32 = BESTS / 32u;
 
 @group(0) @binding(1) var<storage, read> query: array<f32>;
 @group(0) @binding(2) var<storage, read> centroids: array<f32>;
@@ -1231,9 +1246,11 @@ override LISTS: u32;  // lists per workgroup
 @group(0) @binding(4) var<storage, read_write> candidate_ranks: array<u32>;
 @group(0) @binding(5) var<storage, read_write> candidate_ix: array<u32>;
 
-var<workgroup> wg_kept: u32;
+var<workgroup> wg_total: u32;
+var<workgroup> wg_bests: array<u32, BESTS>;               // best ranks of groups; then the groups that reach the bound
+var<workgroup> wg_hits: array<atomic<u32>, HIT_WORDS>;    // a bit per group that does; 0 between two lists
 
-// What one invocation holds of a tile.
+// What one invocation holds of a group.
 struct Sixteen {
   a: vec4u,
   b: vec4u,
@@ -1248,8 +1265,22 @@ struct Scores {
   d: vec4f,
 }
 
+const NO_GROUP = 0x08000000u;  // beyond all candidates
+
+struct Group {
+  at: u32,  // among the kv's groups; its first token is the 16 * at-th coded one
+  scores: Scores,
+}
+
+// A tile of one list.
+struct Tile {
+  list_ix: u32,
+  first_group: u32,  // of the kv's codes: [B, Hkv, M] flattened
+  first: u32,        // its first group of tokens
+}
+
 fn codes_of(first_group: u32, m: u32, at: u32) -> vec4u {
-  return codes[(first_group + m) * (params.coded_stride / 16u) + at];
+  return codes[(first_group + m) * (params.coded_stride / 16u) + min(at, params.coded_stride / 16u - 1u)];
 }
 
 fn add_lookups(scores: Scores, lane: u32, m: u32, words: vec4u) -> Scores {
@@ -1270,12 +1301,46 @@ fn only_candidates(ranks: vec4u, first: u32, row: Row) -> vec4u {
   return select(vec4u(NO_CANDIDATE), ranks, (i >= vec4u(row.cand_begin)) & (i < vec4u(row.cand_end)));
 }
 
-fn highest(four: vec4u) -> u32 {
+fn ranks_in(scores: Scores, at: u32, row: Row) -> Sixteen {
+  return Sixteen(
+    only_candidates(ranks_of(scores.a), at * 16u, row),
+    only_candidates(ranks_of(scores.b), at * 16u + 4u, row),
+    only_candidates(ranks_of(scores.c), at * 16u + 8u, row),
+    only_candidates(ranks_of(scores.d), at * 16u + 12u, row),
+  );
+}
+
+fn has_candidates(at: u32, row: Row) -> bool {
+  return at * 16u < row.cand_end && at * 16u + 16u > row.cand_begin;
+}
+
+// Whether floats say which of a group are best: the table is tame, and all of the group are candidates.
+fn is_plain(at: u32, row: Row) -> bool {
+  return !is_wild() && at * 16u >= row.cand_begin && at * 16u + 16u <= row.cand_end;
+}
+
+// The best rank of a group.
+fn best_in(scores: Scores, at: u32, row: Row) -> u32 {
+  if (is_plain(at, row)) {
+    let four = max(max(scores.a, scores.b), max(scores.c, scores.d));
+    return rank_of(max(max(four.x, four.y), max(four.z, four.w)));
+  }
+  let ranks = ranks_in(scores, at, row);
+  let four = max(max(ranks.a, ranks.b), max(ranks.c, ranks.d));
   return max(max(four.x, four.y), max(four.z, four.w));
 }
 
-// Scores in ascending order of m. The first two subvectors' codes come as arguments: loaded before the table was
-// there to use them.
+// A bit for each of a group's tokens whose rank is \`least\` or more.
+fn reaching(least: u32, scores: Scores, at: u32, row: Row) -> u32 {
+  if (is_plain(at, row)) {
+    let floor = vec4f(score_of(max(least, LOWEST_RANK)));
+    return bits(scores.a >= floor) | (bits(scores.b >= floor) << 4u) | (bits(scores.c >= floor) << 8u) |
+      (bits(scores.d >= floor) << 12u);
+  }
+  return mask_from(least, ranks_in(scores, at, row));
+}
+
+// Scores in ascending order of m. The first two subvectors' codes come as arguments: loaded before they are used.
 fn score_sixteen(lane: u32, first_group: u32, at: u32, words_0: vec4u, words_1: vec4u) -> Scores {
   var scores = Scores(
     look_up(lane, 0u, words_0.x),
@@ -1292,6 +1357,12 @@ fn score_sixteen(lane: u32, first_group: u32, at: u32, words_0: vec4u, words_1: 
   return scores;
 }
 
+fn scores_at(lane: u32, tile: Tile, at: u32) -> Scores {
+  var words_1 = vec4u();
+  if (1u < SUBVECTORS) { words_1 = codes_of(tile.first_group, 1u, at); }
+  return score_sixteen(lane, tile.first_group, at, codes_of(tile.first_group, 0u, at), words_1);
+}
+
 fn count_sixteen(cut: Cut, shift: u32, ranks: Sixteen) {
   count_four(cut, shift, ranks.a);
   count_four(cut, shift, ranks.b);
@@ -1306,20 +1377,20 @@ fn count_four(cut: Cut, shift: u32, ranks: vec4u) {
   count_rank(cut, shift, ranks.w);
 }
 
-// A bit for each of four ranks that is \`least\` or more.
-fn bits_from(least: u32, ranks: vec4u) -> u32 {
-  return dot(vec4u(ranks >= vec4u(least)), vec4u(1u, 2u, 4u, 8u));
+fn bits(four: vec4<bool>) -> u32 {
+  return dot(vec4u(four), vec4u(1u, 2u, 4u, 8u));
 }
 
 // A bit for each of an invocation's ranks that is \`least\` or more.
 fn mask_from(least: u32, ranks: Sixteen) -> u32 {
-  return bits_from(least, ranks.a) | (bits_from(least, ranks.b) << 4u) | (bits_from(least, ranks.c) << 8u) |
-    (bits_from(least, ranks.d) << 12u);
+  let floor = vec4u(least);
+  return bits(ranks.a >= floor) | (bits(ranks.b >= floor) << 4u) | (bits(ranks.c >= floor) << 8u) |
+    (bits(ranks.d >= floor) << 12u);
 }
 
-fn one_of(ranks: Sixteen, k: u32) -> u32 {
-  let low = select(ranks.a, ranks.b, (k & 4u) != 0u);
-  let high = select(ranks.c, ranks.d, (k & 4u) != 0u);
+fn one_of(scores: Scores, k: u32) -> f32 {
+  let low = select(scores.a, scores.b, (k & 4u) != 0u);
+  let high = select(scores.c, scores.d, (k & 4u) != 0u);
   let four = select(low, high, (k & 8u) != 0u);
   let two = select(four.xy, four.zw, (k & 2u) != 0u);
   return select(two.x, two.y, (k & 1u) != 0u);
@@ -1327,72 +1398,164 @@ fn one_of(ranks: Sixteen, k: u32) -> u32 {
 
 // The lowest \`count\` bits of a mask.
 fn lowest_bits(mask: u32, count: u32) -> u32 {
+  if (count >= countOneBits(mask)) { return mask; }
   var rest = mask;
   for (var k = 0u; k < count && rest != 0u; k++) { rest &= rest - 1u; }
   return mask & ~rest;
 }
 
-// In uniform control flow only.
-fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile: u32, words_0: vec4u, words_1: vec4u) {
-  let row = row_of_list(list_ix);
-  let ix = (tile * WG + lane) * 16u;
-  var ranks = Sixteen();
-  if (ix < row.cand_end && ix + 16u > row.cand_begin) {
-    let scores = score_sixteen(lane, first_group, ix / 16u, words_0, words_1);
-    ranks = Sixteen(ranks_of(scores.a), ranks_of(scores.b), ranks_of(scores.c), ranks_of(scores.d));
-    if (ix < row.cand_begin || ix + 16u > row.cand_end) {
-      ranks = Sixteen(
-        only_candidates(ranks.a, ix, row),
-        only_candidates(ranks.b, ix + 4u, row),
-        only_candidates(ranks.c, ix + 8u, row),
-        only_candidates(ranks.d, ix + 12u, row),
-      );
-    }
-  }
-
-  // A bound from the invocations' best.
-  let best = max(max(highest(ranks.a), highest(ranks.b)), max(highest(ranks.c), highest(ranks.d)));
-  offer(lane, best, select(~best, 0u, best == NO_CANDIDATE));
-  let range = offered_range(row.n_heavy);
-  var shift = bin_shift(range);
-  count_rank(range, shift, best);
-  var found = choose_bin(lane, row.n_heavy, shift);
-  let bound = select(1u, max(range.low + (found.x << shift), 1u), found.w == 1u);
-
-  var taken = mask_from(bound, ranks);
-  let upto = scan_sum(lane, countOneBits(taken));
-  var slot = upto - countOneBits(taken);
-  if (lane == WG - 1u) { wg_kept = upto; }
-  var n_kept = workgroupUniformLoad(&wg_kept);
-  if (n_kept > kept()) {
-    var cut = Cut(bound, range.high, row.n_heavy);
-    var is_done = false;
-    for (var round = 0u; round < MOST_PASSES && !is_done; round++) {
-      shift = bin_shift(cut);
-      count_sixteen(cut, shift, ranks);
-      found = choose_bin(lane, cut.need, shift);
-      cut = narrowed(cut, shift, found);
-      is_done = found.z == 1u;
-    }
-    let above = select(mask_from(cut.high + 1u, ranks), 0u, cut.high == 0xffffffffu);
-    let within = mask_from(cut.low, ranks) & ~above;
-    let mine = vec2u(countOneBits(above), countOneBits(within));
-    let before = scan_inclusive(lane, mine) - mine;
-    taken = above | lowest_bits(within, cut.need - min(cut.need, before.y));
-    slot = before.x + min(before.y, cut.need);
-    n_kept = row.n_heavy;
-  }
-
-  let out = list_ix * tiles_stride() + tile * kept();
-  for (; taken != 0u; taken &= taken - 1u) {
+// Writes the tokens of a group that a mask takes.
+fn write_taken(mask: u32, group: Group, out: u32) {
+  var slot = out;
+  for (var taken = mask; taken != 0u; taken &= taken - 1u) {
     let k = firstTrailingBit(taken);
-    candidate_ranks[out + slot] = one_of(ranks, k);
-    candidate_ix[out + slot] = ix + k;
+    candidate_ranks[slot] = rank_of(one_of(group.scores, k));
+    candidate_ix[slot] = group.at * 16u + k;
     slot += 1u;
   }
+}
+
+// Marks what the tile does not keep as no candidates.
+fn write_none(lane: u32, out: u32, n_kept: u32) {
   if (n_kept + lane < kept()) { candidate_ranks[out + n_kept + lane] = NO_CANDIDATE; }
   if (n_kept + WG < kept()) {
     for (var slot = n_kept + WG + lane; slot < kept(); slot += WG) { candidate_ranks[out + slot] = NO_CANDIDATE; }
+  }
+}
+
+// The sum of all invocations' counts, of which \`upto\` is the last's. Begins and ends with a barrier.
+fn total(lane: u32, upto: u32) -> u32 {
+  if (lane == WG - 1u) { wg_total = upto; }
+  return workgroupUniformLoad(&wg_total);
+}
+
+// Narrows the range of a tile's n_heavy-th highest rank until what lies above fits, or is decided, and then keeps it.
+// The groups are one per invocation, or, if \`is_rescored\`, all of the tile.
+fn keep_narrowed(lane: u32, tile: Tile, row: Row, range: Cut, is_rescored: bool, held: Group, out: u32) {
+  let n_turns = select(1u, n_chunks(), is_rescored);
+  var cut = range;
+  var is_decided = false;
+  var is_done = false;
+  var n_kept = row.n_heavy;
+  for (var round = 0u; round <= MOST_PASSES && !is_done; round++) {
+    let shift = bin_shift(cut);
+    var so_far = vec2u();
+    for (var j = 0u; j < n_turns; j++) {
+      var group = held;
+      if (is_rescored) {
+        let at = tile.first + j * WG + lane;
+        group = Group(at, scores_at(lane, tile, at));
+      }
+      let ranks = ranks_in(group.scores, group.at, row);
+      if (!is_decided) {
+        count_sixteen(cut, shift, ranks);
+      } else {
+        let above = select(mask_from(cut.high + 1u, ranks), 0u, cut.high == 0xffffffffu);
+        let within = mask_from(cut.low, ranks) & ~above;
+        let mine = vec2u(countOneBits(above), countOneBits(within));
+        let upto = scan_inclusive(lane, mine);
+        let before = so_far + upto - mine;
+        let left = cut.need - min(cut.need, before.y);
+        write_taken(above | lowest_bits(within, left), group, out + before.x + min(before.y, cut.need));
+        so_far += vec2u(total(lane, upto.x), total(lane, upto.y));
+      }
+    }
+    if (!is_decided) {
+      let found = choose_bin(lane, cut.need, shift);
+      cut = narrowed(cut, shift, found);
+      is_decided = found.z == 1u;
+      // All of the bin, where there is room.
+      if (found.w > 0u && n_kept - found.y + found.w <= kept()) {
+        n_kept += found.w - found.y;
+        cut.need = found.w;
+        is_decided = true;
+      }
+    } else {
+      is_done = true;
+    }
+  }
+  write_none(lane, out, n_kept);
+}
+
+// In uniform control flow only.
+fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile_ix: u32, first_words_0: vec4u, first_words_1: vec4u) {
+  let row = row_of_list(list_ix);
+  let tile = Tile(list_ix, first_group, tile_ix * n_chunks() * WG);
+
+  // Every group's best.
+  var words_0 = first_words_0;
+  var words_1 = first_words_1;
+  var scores = Scores();
+  var best = NO_CANDIDATE;
+  for (var j = 0u; j < n_chunks(); j++) {
+    let at = tile.first + j * WG + lane;
+    let now_0 = words_0;
+    let now_1 = words_1;
+    if (j + 1u < n_chunks()) {
+      words_0 = codes_of(first_group, 0u, at + WG);
+      if (1u < SUBVECTORS) { words_1 = codes_of(first_group, 1u, at + WG); }
+    }
+    var group_best = NO_CANDIDATE;
+    if (has_candidates(at, row)) {
+      scores = score_sixteen(lane, first_group, at, now_0, now_1);
+      group_best = best_in(scores, at, row);
+    }
+    if (n_chunks() > 1u) { wg_bests[j * WG + lane] = group_best; }
+    best = max(best, group_best);
+  }
+
+  // A bound from the invocations' best.
+  offer(lane, best, select(~best, 0u, best == NO_CANDIDATE));
+  let range = offered_range(row.n_heavy);
+  let shift = bin_shift(range);
+  count_rank(range, shift, best);
+  let found = choose_bin(lane, row.n_heavy, shift);
+  let bound = select(1u, max(range.low + (found.x << shift), 1u), found.w > 0u);
+
+  // The groups that reach it, in order; in a tile of one chunk every invocation stays with its own.
+  var at = tile.first + lane;
+  var taken = 0u;
+  var n_groups = 0u;
+  if (n_chunks() == 1u) {
+    if (best >= bound) { taken = reaching(bound, scores, at, row); }
+  } else {
+    for (var j = 0u; j < n_chunks(); j++) {
+      if (wg_bests[j * WG + lane] >= bound) { atomicOr(&wg_hits[(j * WG + lane) / 32u], 1u << (lane % 32u)); }
+    }
+    workgroupBarrier();
+    var hits = 0u;
+    if (lane < HIT_WORDS) {
+      hits = atomicLoad(&wg_hits[lane]);
+      atomicStore(&wg_hits[lane], 0u);
+    }
+    let upto = scan_sum(lane, countOneBits(hits));
+    n_groups = total(lane, upto);
+    if (n_groups <= WG) {
+      var slot = upto - countOneBits(hits);
+      for (; hits != 0u; hits &= hits - 1u) {
+        wg_bests[slot] = lane * 32u + firstTrailingBit(hits);
+        slot += 1u;
+      }
+      workgroupBarrier();
+      at = NO_GROUP;
+      if (lane < n_groups) {
+        at = tile.first + wg_bests[lane];
+        scores = scores_at(lane, tile, at);
+        taken = reaching(bound, scores, at, row);
+      }
+    }
+  }
+
+  // Their tokens that reach it.
+  let upto = scan_sum(lane, countOneBits(taken));
+  let n_kept = total(lane, upto);
+  let out = list_ix * tiles_stride() + tile_ix * kept();
+  if (n_groups > WG || n_kept > kept()) {
+    let least = select(range.low, bound, found.w > 0u);
+    keep_narrowed(lane, tile, row, Cut(least, range.high, row.n_heavy), n_groups > WG, Group(at, scores), out);
+  } else {
+    write_taken(taken, Group(at, scores), out + upto - countOneBits(taken));
+    write_none(lane, out, n_kept);
   }
 }
 
@@ -1416,18 +1579,16 @@ fn score_tiles(
     let tile = ix % n_tiles();
     let kv = ix / n_tiles() / n_parts;
     let first_group = kv * SUBVECTORS;
-    let at = tile * WG + lane;
-    var words_0 = vec4u();
+    let at = tile * n_chunks() * WG + lane;
+    let words_0 = codes_of(first_group, 0u, at);
     var words_1 = vec4u();
-    if (at * 16u < params.coded_stride) {
-      words_0 = codes_of(first_group, 0u, at);
-      if (1u < SUBVECTORS) { words_1 = codes_of(first_group, 1u, at); }
-    }
+    if (1u < SUBVECTORS) { words_1 = codes_of(first_group, 1u, at); }
     let first = ix / n_tiles() % n_parts * LISTS;
-    score_list(lane, kv * lists_of_kv + first, first_group, tile, words_0, words_1);
-    if (LISTS > 1u) {
-      for (var l = first + 1u; l < min(first + LISTS, lists_of_kv); l++) {
-        workgroupBarrier();
+    if (LISTS == 1u) {
+      score_list(lane, kv * lists_of_kv + first, first_group, tile, words_0, words_1);
+    } else {
+      for (var l = first; l < min(first + LISTS, lists_of_kv); l++) {
+        if (l > first) { workgroupBarrier(); }
         score_list(lane, kv * lists_of_kv + l, first_group, tile, words_0, words_1);
       }
     }
@@ -1435,14 +1596,25 @@ fn score_tiles(
 }
 `,
   "score_topk/tiles.wgsl": `// How the candidates of a tile lie: candidate_ranks and candidate_ix are u32[lists, tiles, kept()], tiles by
-// capacity, so that rows do not move as tokens come.
+// capacity, so that rows do not move as tokens come. A tile is one chunk, or several where tokens are so many that more
+// workgroups than WORKGROUPS would do nothing but build the same table again.
 
-override TILE: u32;   // tokens per tile, a multiple of 4
-override SLACK: u32;  // candidates that a tile may keep beyond the most that a list takes
+override CHUNK: u32;        // tokens per chunk, a multiple of 4
+override MOST_CHUNKS: u32;  // per tile, a power of two
+override WORKGROUPS: u32;   // enough of them to keep a device busy
+override SLACK: u32;        // candidates that a tile may keep beyond the most that a list takes
 
-fn n_tiles() -> u32 { return (params.n_coded + TILE - 1u) / TILE; }
-fn kept() -> u32 { return min((params.heavy_stride + SLACK + 3u) / 4u * 4u, TILE); }
-fn tiles_stride() -> u32 { return (params.coded_stride + TILE - 1u) / TILE * kept(); }
+// log2 of the chunks of a tile.
+fn chunk_bits() -> u32 {
+  let workgroups = BATCH * HEADS * ((params.coded_stride + CHUNK - 1u) / CHUNK);
+  return min(32u - countLeadingZeros((workgroups - 1u) / WORKGROUPS), countTrailingZeros(MOST_CHUNKS));
+}
+
+fn n_chunks() -> u32 { return 1u << chunk_bits(); }
+fn tiles_of(tokens: u32) -> u32 { return ((tokens + CHUNK - 1u) / CHUNK + n_chunks() - 1u) >> chunk_bits(); }
+fn n_tiles() -> u32 { return tiles_of(params.n_coded); }
+fn kept() -> u32 { return min((params.heavy_stride + SLACK + 3u) / 4u * 4u, CHUNK); }
+fn tiles_stride() -> u32 { return tiles_of(params.coded_stride) * kept(); }
 `,
   "topk/bitonic.wgsl": `// Shared part of every kernel that sorts with one workgroup: the comparators of a bitonic network
 // in its normalized form, where the smaller element always goes to the lower position. Positions
@@ -1539,7 +1711,6 @@ var<workgroup> wg_bins: array<atomic<u32>, N_BINS>;  // 16 bytes per invocation;
 var<workgroup> wg_highest: atomic<u32>;
 var<workgroup> wg_not_lowest: atomic<u32>;
 var<workgroup> wg_found: vec4u;
-var<workgroup> wg_same: u32;
 
 // No range of ranks needs more histograms than this: one of the offered range, one below it, and as many as narrow 32
 // bits by log2(N_BINS) each. A bound, so that no input whatever can keep a GPU in the loop.
@@ -1579,8 +1750,8 @@ fn offered_range(need: u32) -> Cut {
   return Cut(min(low, high), high, need);
 }
 
-// (bin, how many of it are needed, 1 if those are all that it holds or all its ranks are equal, 1) of the bin that
-// holds the need-th highest rank; (0, how many were counted, 0, 0) where those are fewer. Begins with a barrier and clears the histogram.
+// (bin, how many of it are needed, 1 if those are all that it holds or all its ranks are equal, how many it holds) of
+// the bin that holds the need-th highest rank; (0, how many were counted, 0, 0) where those are fewer. Begins with a barrier and clears the histogram.
 fn choose_bin(lane: u32, need: u32, shift: u32) -> vec4u {
   workgroupBarrier();
   if (lane == 0u) {
@@ -1617,7 +1788,7 @@ fn choose_bin(lane: u32, need: u32, shift: u32) -> vec4u {
         }
       }
     }
-    wg_found = vec4u(bin, left, u32(left == here || shift == 0u), 1u);
+    wg_found = vec4u(bin, left, u32(left == here || shift == 0u), here);
   }
   if (lane == WG - 1u && upto < need) { wg_found = vec4u(0u, upto, 0u, 0u); }
   return workgroupUniformLoad(&wg_found);
@@ -1631,13 +1802,9 @@ fn narrowed(cut: Cut, shift: u32, found: vec4u) -> Cut {
   return Cut(low, low + min((1u << shift) - 1u, cut.high - low), found.y);
 }
 
-// Whether all ranks that were offered are equal. In uniform control flow only; begins with a barrier.
-fn all_equal(lane: u32) -> bool {
-  workgroupBarrier();
-  if (lane == 0u) {
-    wg_same = u32(atomicLoad(&wg_highest) == ~atomicLoad(&wg_not_lowest));
-  }
-  return workgroupUniformLoad(&wg_same) == 1u;
+// Whether all ranks that were offered are equal; at least a barrier after they were.
+fn all_equal() -> bool {
+  return atomicLoad(&wg_highest) == ~atomicLoad(&wg_not_lowest);
 }
 `,
   "topk/pick_best.wgsl": `// Shared part of the kernels that pick a list's best entries with one workgroup, best first; equal ranks
@@ -1750,6 +1917,7 @@ fn pick_best(lane: u32, list_ix: u32, n_heavy: u32) {
 // -0 below +0.
 
 const NO_CANDIDATE = 0u;
+const LOWEST_RANK = 0x007fffffu;  // of -inf
 
 fn rank_of(score: f32) -> u32 {
   let bits = bitcast<u32>(score);
@@ -1757,6 +1925,11 @@ fn rank_of(score: f32) -> u32 {
   let number = select(bits | 0x80000000u, ~bits, bits > 0x7fffffffu);
   let number_or_zero = select(number, 0x80000000u, magnitude == 0u);
   return select(number_or_zero, 1u, magnitude > 0x7f800000u);
+}
+
+// The score that has a rank; -0 has none of its own. From LOWEST_RANK on.
+fn score_of(rank: u32) -> f32 {
+  return bitcast<f32>(select(~rank, rank & 0x7fffffffu, rank > 0x7fffffffu));
 }
 `,
   "topk/scan.wgsl": `// Shared part of the kernels that count with one workgroup: prefix sums with one barrier per doubling, in
@@ -1859,6 +2032,7 @@ fn topk(
 // row has n_sink = n_tokens. Preconditions: at least n_heavy ranks are above 0; kept() is a multiple of 4.
 
 var<workgroup> wg_before: vec2u;
+var<workgroup> wg_same: u32;
 
 fn put(list_ix: u32, at: u32, token: u32) {
   indices[list_ix * params.list_stride + at] = token;
@@ -1906,25 +2080,6 @@ fn find_bin(lane: u32, cut: Cut, first: u32, n_fours: u32, ranks: vec4u) -> vec4
   return choose_bin(lane, cut.need, shift);
 }
 
-// The cut that takes the n_heavy best. What decides the flow, \`found\`, is uniform; the cut is not known to be.
-fn best_cut(lane: u32, n_heavy: u32, first: u32, n_fours: u32, ranks: vec4u) -> Cut {
-  offer_all(lane, Cut(1u, 0xffffffffu, 0u), first, n_fours, ranks);
-  var cut = offered_range(n_heavy);
-  var found = find_bin(lane, cut, first, n_fours, ranks);
-  cut = narrowed(cut, bin_shift(cut), found);
-  if (found.z == 0u) {
-    // More than are needed share the bin: done if they tie, else their range is narrowed.
-    offer_all(lane, cut, first, n_fours, ranks);
-    if (!all_equal(lane)) {
-      for (var round = 0u; round < MOST_PASSES && found.z == 0u; round++) {
-        found = find_bin(lane, cut, first, n_fours, ranks);
-        cut = narrowed(cut, bin_shift(cut), found);
-      }
-    }
-  }
-  return cut;
-}
-
 // Puts a rank that the cut takes; \`at\` counts the ranks above the cut and in it before this one.
 fn put_taken(cut: Cut, at: vec2u, list_ix: u32, row: Row, rank: u32, ix: u32) -> vec2u {
   if (rank < cut.low) { return at; }
@@ -1936,13 +2091,24 @@ fn put_taken(cut: Cut, at: vec2u, list_ix: u32, row: Row, rank: u32, ix: u32) ->
 }
 
 // Puts what the cut takes of one turn's candidates; \`before\` counts the ranks above the cut and in it in the turns
-// before. Returns the same up to this invocation. In uniform control flow only.
-fn put_turn(lane: u32, list_ix: u32, row: Row, cut: Cut, first: u32, at: u32, four: vec4u, before: vec2u) -> vec2u {
+// before. Puts nothing if the cut is neither exact nor holds equal ranks only. Returns the same up to this invocation.
+// In uniform control flow only.
+fn put_turn(
+  lane: u32,
+  list_ix: u32,
+  row: Row,
+  cut: Cut,
+  is_exact: bool,
+  first: u32,
+  at: u32,
+  four: vec4u,
+  before: vec2u,
+) -> vec2u {
   let is_above = four > vec4u(cut.high);
   let is_within = (four >= vec4u(cut.low)) & !is_above;
   let mine = vec2u(dot(vec4u(is_above), vec4u(1u)), dot(vec4u(is_within), vec4u(1u)));
   let upto = before + scan_inclusive(lane, mine);
-  if (mine.x + mine.y > 0u) {
+  if (mine.x + mine.y > 0u && (is_exact || all_equal())) {
     let ix = candidate_ix[first + at];
     var so_far = upto - mine;
     so_far = put_taken(cut, so_far, list_ix, row, four.x, ix.x);
@@ -1953,6 +2119,23 @@ fn put_turn(lane: u32, list_ix: u32, row: Row, cut: Cut, first: u32, at: u32, fo
   return upto;
 }
 
+// Puts what the cut takes, if that is decided: if \`is_exact\`, or if the ranks in the cut, which were offered, turn out
+// to tie. Returns whether it was. In uniform control flow only.
+fn put_heavy(lane: u32, list_ix: u32, row: Row, cut: Cut, is_exact: bool, first: u32, n_fours: u32, ranks: vec4u) -> bool {
+  var before = put_turn(lane, list_ix, row, cut, is_exact, first, lane, ranks, vec2u());
+  if (n_fours > WG) {
+    for (var turn = WG; turn < n_fours; turn += WG) {
+      if (lane == WG - 1u) { wg_before = before; }
+      before = workgroupUniformLoad(&wg_before);
+      let more = four_ranks(first, turn + lane, n_fours);
+      before = put_turn(lane, list_ix, row, cut, is_exact, first, turn + lane, more, before);
+    }
+  }
+  if (is_exact) { return true; }
+  if (lane == 0u) { wg_same = u32(all_equal()); }
+  return workgroupUniformLoad(&wg_same) == 1u;
+}
+
 // In uniform control flow only.
 fn make_list(lane: u32, list_ix: u32) {
   let row = row_of_list(list_ix);
@@ -1961,8 +2144,16 @@ fn make_list(lane: u32, list_ix: u32) {
   let ranks = four_ranks(first, lane, n_fours);
   clear_weights(lane, list_ix);
 
-  var cut = Cut();
-  if (row.n_heavy > 0u) { cut = best_cut(lane, row.n_heavy, first, n_fours, ranks); }
+  // The cut that takes the n_heavy best. What decides the flow, \`found\`, is uniform; the cut is not known to be.
+  var cut = Cut(1u, 0xffffffffu, row.n_heavy);
+  var found = vec4u();
+  if (row.n_heavy > 0u) {
+    offer_all(lane, cut, first, n_fours, ranks);
+    cut = offered_range(row.n_heavy);
+    found = find_bin(lane, cut, first, n_fours, ranks);
+    cut = narrowed(cut, bin_shift(cut), found);
+    if (found.z == 0u) { offer_all(lane, cut, first, n_fours, ranks); }
+  }
 
   storageBarrier();
   let n_window = row.n_tokens - row.window_begin;
@@ -1976,14 +2167,14 @@ fn make_list(lane: u32, list_ix: u32) {
   }
   if (lane == 0u) { lengths[list_ix] = row.list_length; }
 
+  // Usually the first bin decides, or all that share it tie; else it is narrowed.
   if (row.n_heavy > 0u) {
-    var before = put_turn(lane, list_ix, row, cut, first, lane, ranks, vec2u());
-    if (n_fours > WG) {
-      for (var turn = WG; turn < n_fours; turn += WG) {
-        if (lane == WG - 1u) { wg_before = before; }
-        before = workgroupUniformLoad(&wg_before);
-        before = put_turn(lane, list_ix, row, cut, first, turn + lane, four_ranks(first, turn + lane, n_fours), before);
+    if (!put_heavy(lane, list_ix, row, cut, found.z == 1u, first, n_fours, ranks)) {
+      for (var round = 0u; round < MOST_PASSES && found.z == 0u; round++) {
+        found = find_bin(lane, cut, first, n_fours, ranks);
+        cut = narrowed(cut, bin_shift(cut), found);
       }
+      put_heavy(lane, list_ix, row, cut, true, first, n_fours, ranks);
     }
   }
 }

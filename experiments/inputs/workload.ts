@@ -35,6 +35,8 @@ export interface Workload {
   readonly heavySize: number;
   /** Whether dense weights are written. */
   readonly weights: boolean;
+  /** Share of tokens whose code is their predecessor's, per subvector, 0 to 1: neighbours in real keys are alike. */
+  readonly locality: number;
 }
 
 /** The reference configuration of the design: what figures are for unless they say otherwise. */
@@ -50,6 +52,7 @@ export const SEED_WORKLOAD: Workload = {
   windowSize: 128,
   heavySize: 128,
   weights: true,
+  locality: 0,
 };
 
 /** Codes and centroids of a workload; made once for all pipelines. */
@@ -61,7 +64,7 @@ export interface WorkloadState {
 
 /** The index's config for a workload. */
 export function configOf(workload: Workload): PqConfig {
-  const { tokens: _tokens, weights: _weights, ...config } = workload;
+  const { tokens: _tokens, weights: _weights, locality: _locality, ...config } = workload;
   return { ...config, initOffset: workload.sinkSize };
 }
 
@@ -70,13 +73,15 @@ export function codedTokens({ tokens, sinkSize }: Workload): number {
   return Math.max(0, tokens - sinkSize);
 }
 
-/** Draws codes (uniform) and centroids (normal). */
+/** Draws codes (uniform, but for `locality`) and centroids (normal). */
 export function drawState(workload: Workload, seed: number): WorkloadState {
   const groups = workload.batch * workload.kvHeads * workload.subvectors, C = 2 ** workload.bits;
   const centroids = gaussian(groups * C * workload.headWidth / workload.subvectors, seed);
   const codes = new Uint8Array(groups * codedTokens(workload));
   const random = new Random(seed + 1);
-  for (let i = 0; i < codes.length; i++) codes[i] = random.below(C);
+  for (let i = 0; i < codes.length; i++) {
+    codes[i] = i > 0 && workload.locality > 0 && random.uniform() < workload.locality ? codes[i - 1] : random.below(C);
+  }
   return { centroids, codes };
 }
 

@@ -35,22 +35,28 @@ export interface Tuning extends ScoreTilesOptions {
   readonly listInvocations: number;
 }
 
-/** Sizes that do well without measuring: large tiles, smaller ones where workgroup memory is short. */
+/** Sizes that do well without measuring: long chunks, shorter ones where workgroup memory is short. */
 export function defaultTuning({ config, device }: PlanContext): Tuning {
   const { limits, subgroupSize } = device;
+  const { isSoftware } = device.info;
   const most = Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX);
-  const at = (invocations: number): Tuning => ({
+  const at = (invocations: number, mostChunks: number): Tuning => ({
     invocations,
-    listInvocations: Math.min(device.info.isSoftware ? 64 : 512, invocations),
+    mostChunks,
+    workgroups: isSoftware ? 64 : 512,
+    listInvocations: Math.min(isSoftware ? 64 : 512, invocations),
     replicas: 1,
     lists: 1,
     subgroupSize,
   });
-  let tuning = at(Math.min(512, most));
-  while (tuning.invocations > 64 && scoreTilesBytes(config.shape, tuning) > limits.maxComputeWorkgroupStorageSize) {
-    tuning = at(tuning.invocations / 2);
+  const fits = (tuning: Tuning) => scoreTilesBytes(config.shape, tuning) <= limits.maxComputeWorkgroupStorageSize;
+  for (let invocations = Math.min(512, most); invocations > 64; invocations /= 2) {
+    // Where a list takes so many, every group of a tile would reach the bound.
+    const takesMany = typeof config.heavySize === "number" && config.heavySize > invocations / 2;
+    const tuning = (takesMany ? [1] : [8, 1]).map((chunks) => at(invocations, chunks)).find(fits);
+    if (tuning) return tuning;
   }
-  return tuning;
+  return at(64, 1);
 }
 
 /**
@@ -64,11 +70,13 @@ export function tunedKernels(context: PlanContext, tuning: Tuning): readonly Ker
     Number.isInteger(Math.log2(value)) && value >= least && value <= most;
   if (
     !isPower(tuning.invocations, 64, 1024) || !isPower(tuning.listInvocations, 64, 1024) ||
-    !isPower(tuning.replicas, 1, 32) || !(Number.isInteger(tuning.lists) && tuning.lists >= 1)
+    !isPower(tuning.replicas, 1, 32) || !isPower(tuning.mostChunks, 1, 32) ||
+    !(Number.isInteger(tuning.lists) && tuning.lists >= 1) ||
+    !(Number.isInteger(tuning.workgroups) && tuning.workgroups >= 1)
   ) {
     refuse(
       "plan e07",
-      "invocations must be powers of two 64 to 1024, replicas 1 to 32, lists 1 or more",
+      "invocations must be powers of two 64 to 1024, replicas and mostChunks 1 to 32, lists and workgroups 1 or more",
       JSON.stringify(tuning),
     );
   }
@@ -76,10 +84,10 @@ export function tunedKernels(context: PlanContext, tuning: Tuning): readonly Ker
   const kernels = twoDispatches(scoreTiles(tuning), { tiling: tilingOf(tuning), invocations, subgroupSize }, context);
   const most = device.limits.maxComputeWorkgroupStorageSize;
   const fits = kernels.every((kernel) => kernel.plan(config.shape).workgroupBytes <= most);
-  return fits && tilePays(config, tilingOf(tuning).tile) ? kernels : kernelsOf(E06, context);
+  return fits && tilePays(config, tilingOf(tuning).chunk) ? kernels : kernelsOf(E06, context);
 }
 
-const PORTABLE: Tuning = { invocations: 256, listInvocations: 256, replicas: 1, lists: 1, subgroupSize: 0 };
+const PORTABLE: Tuning = { mostChunks: 1, workgroups: 1, invocations: 256, listInvocations: 256, replicas: 1, lists: 1, subgroupSize: 0 };
 
 /** The iteration as data, to derive others from. */
 export const E07: GpuPipelineDef = {

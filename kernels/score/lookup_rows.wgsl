@@ -8,6 +8,14 @@ override LUT_WORDS: u32 = TABLE_ENTRIES * REPLICAS;
 
 var<workgroup> wg_lut: array<f32, LUT_WORDS>;  // 4 * M * C * REPLICAS bytes
 
+var<workgroup> wg_wild: atomic<u32>;
+
+// Whether an entry is NaN, infinite, 2^123 or more, or below 2^-100 but not 0. Without such entries no score of 16
+// subvectors overflows or is subnormal, and floats order as ranks do.
+fn is_wild() -> bool {
+  return atomicLoad(&wg_wild) != 0u;
+}
+
 fn entry_part(list_ix: u32, first_group: u32, e: u32, part: u32) -> f32 {
   if (e >= TABLE_ENTRIES) { return 0.0; }
   let query_at = (list_ix * SUBVECTORS + e / CENTROIDS) * SUB_WIDTH;
@@ -15,7 +23,11 @@ fn entry_part(list_ix: u32, first_group: u32, e: u32, part: u32) -> f32 {
 }
 
 fn keep_entry(first: u32, row: u32, copy: u32, value: f32) {
-  if (row < ROWS && first + row < TABLE_ENTRIES && copy < REPLICAS) { wg_lut[(first + row) * REPLICAS + copy] = value; }
+  if (row < ROWS && first + row < TABLE_ENTRIES && copy < REPLICAS) {
+    wg_lut[(first + row) * REPLICAS + copy] = value;
+    let magnitude = bitcast<u32>(value) & 0x7fffffffu;
+    if (magnitude != 0u && (magnitude < 0x0d800000u || magnitude >= 0x7d000000u)) { atomicStore(&wg_wild, 1u); }
+  }
 }
 
 fn keep_entries(first: u32, row: u32, copy: u32, sums: vec4f) {

@@ -19,28 +19,40 @@ export const TILE = 2048;
 
 /** How the candidates of tiles lie in memory: twin of `tiles.wgsl`. */
 export interface Tiling {
-  /** Tokens per tile. */
-  readonly tile: number;
+  /** Tokens per chunk. */
+  readonly chunk: number;
+  /** The most chunks that make a tile, a power of two. */
+  readonly mostChunks: number;
+  /** Workgroups enough to keep a device busy: beyond them tiles become longer, not more. */
+  readonly workgroups: number;
   /** Candidates that a tile may keep beyond the most that a list takes. */
   readonly slack: number;
 }
 
 /** The tiles of e04 to e06, which keep exactly the best. */
-export const TILING: Tiling = { tile: TILE, slack: 0 };
+export const TILING: Tiling = { chunk: TILE, mostChunks: 1, workgroups: 1, slack: 0 };
+
+/** Tokens of a tile, by capacity. */
+export function tileSize(tiling: Tiling, shape: LayerShape, { codedStride }: StepShape): number {
+  const workgroups = shape.batch * shape.heads * Math.ceil(codedStride / tiling.chunk);
+  let chunks = 1;
+  while (chunks < tiling.mostChunks && workgroups > chunks * tiling.workgroups) chunks *= 2;
+  return tiling.chunk * chunks;
+}
 
 /** Tiles of a step. */
-export function nTiles(tiling: Tiling, step: StepShape): number {
-  return Math.ceil(step.nCoded / tiling.tile);
+export function nTiles(tiling: Tiling, shape: LayerShape, step: StepShape): number {
+  return Math.ceil(step.nCoded / tileSize(tiling, shape, step));
 }
 
 /** Candidates that a tile keeps per list. */
 export function keptPerTile(tiling: Tiling, step: StepShape): number {
-  return Math.min(Math.ceil((step.heavyStride + tiling.slack) / 4) * 4, tiling.tile);
+  return Math.min(Math.ceil((step.heavyStride + tiling.slack) / 4) * 4, tiling.chunk);
 }
 
 /** Entries from one list's candidates to the next. */
-export function tilesStride(tiling: Tiling, step: StepShape): number {
-  return Math.ceil(step.codedStride / tiling.tile) * keptPerTile(tiling, step);
+export function tilesStride(tiling: Tiling, shape: LayerShape, step: StepShape): number {
+  return Math.ceil(step.codedStride / tileSize(tiling, shape, step)) * keptPerTile(tiling, step);
 }
 
 /** u32 `[B, H, rows, tiles, kept]`: ranks, 0 where a tile has fewer candidates */
@@ -48,7 +60,7 @@ export function candidateRanks(tiling: Tiling): BufferDef {
   return {
     name: "candidateRanks",
     type: "u32",
-    elements: (shape, step) => nLists(shape, step) * tilesStride(tiling, step),
+    elements: (shape, step) => nLists(shape, step) * tilesStride(tiling, shape, step),
   };
 }
 
@@ -58,8 +70,8 @@ export function candidateIx(tiling: Tiling): BufferDef {
 }
 
 /** The overrides that `tiles.wgsl` declares. */
-export function tilingOverrides({ tile, slack }: Tiling): Record<string, number> {
-  return { TILE: tile, SLACK: slack };
+export function tilingOverrides({ chunk, mostChunks, workgroups, slack }: Tiling): Record<string, number> {
+  return { CHUNK: chunk, MOST_CHUNKS: mostChunks, WORKGROUPS: workgroups, SLACK: slack };
 }
 
 /** The best candidates of every tile in plain TypeScript: as many as a list takes, no more. */
@@ -71,16 +83,16 @@ export function candidatesTwin(
 ): void {
   const scores = new Float32Array(nLists(shape, step) * step.codedStride);
   packedTwin(shape, step, { ...buffers, scores });
-  const kept = keptPerTile(tiling, step);
+  const kept = keptPerTile(tiling, step), size = tileSize(tiling, shape, step);
   for (let list = 0; list < nLists(shape, step); list++) {
     const { candBegin, candEnd, nHeavy } = step.rows[list % step.rows.length];
-    for (let tile = 0; tile < nTiles(tiling, step); tile++) {
+    for (let tile = 0; tile < nTiles(tiling, shape, step); tile++) {
       const tokens: number[] = [];
-      const begin = Math.max(candBegin, tile * tiling.tile), end = Math.min(candEnd, (tile + 1) * tiling.tile);
+      const begin = Math.max(candBegin, tile * size), end = Math.min(candEnd, (tile + 1) * size);
       for (let i = begin; i < end; i++) tokens.push(i);
       const rank = (i: number) => rankOf(scores[list * step.codedStride + i]);
       const best = tokens.sort((a, b) => rank(b) - rank(a) || a - b).slice(0, nHeavy).sort((a, b) => a - b);
-      const out = list * tilesStride(tiling, step) + tile * kept;
+      const out = list * tilesStride(tiling, shape, step) + tile * kept;
       buffers.candidateRanks.fill(0, out, out + kept);
       buffers.candidateRanks.set(best.map(rank), out);
       buffers.candidateIx.set(best, out);
@@ -122,7 +134,7 @@ export const candidates: Kernel = {
   }),
   work(shape, step) {
     if (!needsScores(step)) return { workgroups: 0, bytesMoved: 0 };
-    const lists = nLists(shape, step), tiles = nTiles(TILING, step);
+    const lists = nLists(shape, step), tiles = nTiles(TILING, shape, step);
     const table = shape.headWidth * (shape.centroids + 1) * 4;
     const perTile = table + keptPerTile(TILING, step) * 8;
     return { workgroups: lists * tiles, bytesMoved: lists * (tiles * perTile + step.nCoded * shape.subvectors) };

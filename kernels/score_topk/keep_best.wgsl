@@ -5,12 +5,12 @@
 // rank of the tile's last taken token is found by radix select with a scan instead of a loop over the
 // digits; an ordered compaction then keeps tokens ascending, ties to the lower. A list's best n_heavy are
 // among its tiles' best n_heavy. Preconditions: coded_stride is a multiple of 4, WG is 256 (one
-// invocation per digit), TILE is a multiple of 4 * WG.
+// invocation per digit), CHUNK is a multiple of 4 * WG, MOST_CHUNKS is 1.
 // Source: radix select as in Alabi, Blanchard, Gordon, Steinbach 2012.
 
-override TILE_WORDS: u32 = TILE / 4u;
+override TILE_WORDS: u32 = CHUNK / 4u;
 
-var<workgroup> wg_ranks: array<vec4u, TILE_WORDS>;      // 4 * TILE bytes
+var<workgroup> wg_ranks: array<vec4u, TILE_WORDS>;      // 4 * CHUNK bytes
 var<workgroup> wg_histogram: array<atomic<u32>, WG>;    // 1 KiB
 var<workgroup> wg_chosen: vec2u;                        // prefix so far, ranks still to take
 
@@ -97,7 +97,7 @@ fn keep_best(lane: u32, list_ix: u32, tile: u32) {
       if (is_taken) {
         let slot = out + at.x + min(at.y, need);
         candidate_ranks[slot] = ranks[s];
-        candidate_ix[slot] = tile * TILE + (first + lane) * 4u + s;
+        candidate_ix[slot] = tile * CHUNK + (first + lane) * 4u + s;
       }
       at += vec2u(u32(above[s]), u32(equal[s]));
     }

@@ -37,13 +37,13 @@ export const merge: Kernel = {
   },
   work(shape, step) {
     const lists = needsScores(step) ? nLists(shape, step) : 0;
-    const entries = nTiles(TILING, step) * keptPerTile(TILING, step);
+    const entries = nTiles(TILING, shape, step) * keptPerTile(TILING, step);
     return { workgroups: lists, bytesMoved: lists * (6 * entries * 4 + step.heavyStride * 16) };
   },
   twin(shape, step, { candidateRanks, candidateIx, topkIx, topkRanks }) {
-    const entries = nTiles(TILING, step) * keptPerTile(TILING, step);
+    const entries = nTiles(TILING, shape, step) * keptPerTile(TILING, step);
     for (let list = 0; list < nLists(shape, step); list++) {
-      const first = list * tilesStride(TILING, step);
+      const first = list * tilesStride(TILING, shape, step);
       const rank = (entry: number) => candidateRanks[first + entry];
       const order = Array.from({ length: entries }, (_, entry) => entry).sort((a, b) => rank(b) - rank(a) || a - b);
       const best = order.slice(0, step.rows[list % step.rows.length].nHeavy);

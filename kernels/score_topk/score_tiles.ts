@@ -21,6 +21,10 @@ import {
 
 /** What can be chosen for score_tiles. All choices give the same lists. */
 export interface ScoreTilesOptions extends Scan {
+  /** The most chunks of 16 tokens per invocation that make a tile. */
+  readonly mostChunks: number;
+  /** Workgroups enough to keep the device busy. */
+  readonly workgroups: number;
   /** Copies of every table entry, a power of two. */
   readonly replicas: number;
   /** Lists (query heads of a group, rows) per workgroup, which share the reading of codes. */
@@ -31,14 +35,17 @@ export interface ScoreTilesOptions extends Scan {
 const TOKENS = 16;
 
 /** How candidates of these tiles lie: with room for tokens that tie or come close. */
-export function tilingOf({ invocations }: Scan): Tiling {
-  return { tile: invocations * TOKENS, slack: 128 };
+export function tilingOf(
+  { invocations, mostChunks, workgroups }: Pick<ScoreTilesOptions, "invocations" | "mostChunks" | "workgroups">,
+): Tiling {
+  return { chunk: invocations * TOKENS, mostChunks, workgroups, slack: 128 };
 }
 
-/** Bytes of workgroup memory: the table, sums of rows, histogram, scan and small change. */
+/** Bytes of workgroup memory: the table, sums of rows, histogram, scan, groups' best ranks and small change. */
 export function scoreTilesBytes(shape: LayerShape, options: ScoreTilesOptions): number {
   const table = Math.ceil(shape.subvectors * shape.centroids * options.replicas / 4) * 16;
-  return table + rowsBytes(options) + narrowBytes(options) + 16;
+  const bests = options.mostChunks * options.invocations * (4 + 1 / 8);
+  return table + rowsBytes(options) + narrowBytes(options) + bests + 32;
 }
 
 /** Scores tiles and keeps their best candidates. */
@@ -77,7 +84,7 @@ export function scoreTiles(options: ScoreTilesOptions): Kernel {
     work(shape, step) {
       if (!needsScores(step)) return { workgroups: 0, bytesMoved: 0 };
       const lists = shape.heads / shape.kvHeads * step.rows.length;
-      const parts = Math.ceil(lists / options.lists), tiles = nTiles(tiling, step);
+      const parts = Math.ceil(lists / options.lists), tiles = nTiles(tiling, shape, step);
       const kvs = shape.batch * shape.kvHeads;
       const perTile = lists * (shape.headWidth * (shape.centroids + 1) * 4 + keptPerTile(tiling, step) * 8);
       return {

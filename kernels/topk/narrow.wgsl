@@ -12,7 +12,6 @@ var<workgroup> wg_bins: array<atomic<u32>, N_BINS>;  // 16 bytes per invocation;
 var<workgroup> wg_highest: atomic<u32>;
 var<workgroup> wg_not_lowest: atomic<u32>;
 var<workgroup> wg_found: vec4u;
-var<workgroup> wg_same: u32;
 
 // No range of ranks needs more histograms than this: one of the offered range, one below it, and as many as narrow 32
 // bits by log2(N_BINS) each. A bound, so that no input whatever can keep a GPU in the loop.
@@ -52,8 +51,8 @@ fn offered_range(need: u32) -> Cut {
   return Cut(min(low, high), high, need);
 }
 
-// (bin, how many of it are needed, 1 if those are all that it holds or all its ranks are equal, 1) of the bin that
-// holds the need-th highest rank; (0, how many were counted, 0, 0) where those are fewer. Begins with a barrier and clears the histogram.
+// (bin, how many of it are needed, 1 if those are all that it holds or all its ranks are equal, how many it holds) of
+// the bin that holds the need-th highest rank; (0, how many were counted, 0, 0) where those are fewer. Begins with a barrier and clears the histogram.
 fn choose_bin(lane: u32, need: u32, shift: u32) -> vec4u {
   workgroupBarrier();
   if (lane == 0u) {
@@ -90,7 +89,7 @@ fn choose_bin(lane: u32, need: u32, shift: u32) -> vec4u {
         }
       }
     }
-    wg_found = vec4u(bin, left, u32(left == here || shift == 0u), 1u);
+    wg_found = vec4u(bin, left, u32(left == here || shift == 0u), here);
   }
   if (lane == WG - 1u && upto < need) { wg_found = vec4u(0u, upto, 0u, 0u); }
   return workgroupUniformLoad(&wg_found);
@@ -104,11 +103,7 @@ fn narrowed(cut: Cut, shift: u32, found: vec4u) -> Cut {
   return Cut(low, low + min((1u << shift) - 1u, cut.high - low), found.y);
 }
 
-// Whether all ranks that were offered are equal. In uniform control flow only; begins with a barrier.
-fn all_equal(lane: u32) -> bool {
-  workgroupBarrier();
-  if (lane == 0u) {
-    wg_same = u32(atomicLoad(&wg_highest) == ~atomicLoad(&wg_not_lowest));
-  }
-  return workgroupUniformLoad(&wg_same) == 1u;
+// Whether all ranks that were offered are equal; at least a barrier after they were.
+fn all_equal() -> bool {
+  return atomicLoad(&wg_highest) == ~atomicLoad(&wg_not_lowest);
 }

@@ -8,6 +8,7 @@
 // row has n_sink = n_tokens. Preconditions: at least n_heavy ranks are above 0; kept() is a multiple of 4.
 
 var<workgroup> wg_before: vec2u;
+var<workgroup> wg_same: u32;
 
 fn put(list_ix: u32, at: u32, token: u32) {
   indices[list_ix * params.list_stride + at] = token;
@@ -55,25 +56,6 @@ fn find_bin(lane: u32, cut: Cut, first: u32, n_fours: u32, ranks: vec4u) -> vec4
   return choose_bin(lane, cut.need, shift);
 }
 
-// The cut that takes the n_heavy best. What decides the flow, `found`, is uniform; the cut is not known to be.
-fn best_cut(lane: u32, n_heavy: u32, first: u32, n_fours: u32, ranks: vec4u) -> Cut {
-  offer_all(lane, Cut(1u, 0xffffffffu, 0u), first, n_fours, ranks);
-  var cut = offered_range(n_heavy);
-  var found = find_bin(lane, cut, first, n_fours, ranks);
-  cut = narrowed(cut, bin_shift(cut), found);
-  if (found.z == 0u) {
-    // More than are needed share the bin: done if they tie, else their range is narrowed.
-    offer_all(lane, cut, first, n_fours, ranks);
-    if (!all_equal(lane)) {
-      for (var round = 0u; round < MOST_PASSES && found.z == 0u; round++) {
-        found = find_bin(lane, cut, first, n_fours, ranks);
-        cut = narrowed(cut, bin_shift(cut), found);
-      }
-    }
-  }
-  return cut;
-}
-
 // Puts a rank that the cut takes; `at` counts the ranks above the cut and in it before this one.
 fn put_taken(cut: Cut, at: vec2u, list_ix: u32, row: Row, rank: u32, ix: u32) -> vec2u {
   if (rank < cut.low) { return at; }
@@ -85,13 +67,24 @@ fn put_taken(cut: Cut, at: vec2u, list_ix: u32, row: Row, rank: u32, ix: u32) ->
 }
 
 // Puts what the cut takes of one turn's candidates; `before` counts the ranks above the cut and in it in the turns
-// before. Returns the same up to this invocation. In uniform control flow only.
-fn put_turn(lane: u32, list_ix: u32, row: Row, cut: Cut, first: u32, at: u32, four: vec4u, before: vec2u) -> vec2u {
+// before. Puts nothing if the cut is neither exact nor holds equal ranks only. Returns the same up to this invocation.
+// In uniform control flow only.
+fn put_turn(
+  lane: u32,
+  list_ix: u32,
+  row: Row,
+  cut: Cut,
+  is_exact: bool,
+  first: u32,
+  at: u32,
+  four: vec4u,
+  before: vec2u,
+) -> vec2u {
   let is_above = four > vec4u(cut.high);
   let is_within = (four >= vec4u(cut.low)) & !is_above;
   let mine = vec2u(dot(vec4u(is_above), vec4u(1u)), dot(vec4u(is_within), vec4u(1u)));
   let upto = before + scan_inclusive(lane, mine);
-  if (mine.x + mine.y > 0u) {
+  if (mine.x + mine.y > 0u && (is_exact || all_equal())) {
     let ix = candidate_ix[first + at];
     var so_far = upto - mine;
     so_far = put_taken(cut, so_far, list_ix, row, four.x, ix.x);
@@ -102,6 +95,23 @@ fn put_turn(lane: u32, list_ix: u32, row: Row, cut: Cut, first: u32, at: u32, fo
   return upto;
 }
 
+// Puts what the cut takes, if that is decided: if `is_exact`, or if the ranks in the cut, which were offered, turn out
+// to tie. Returns whether it was. In uniform control flow only.
+fn put_heavy(lane: u32, list_ix: u32, row: Row, cut: Cut, is_exact: bool, first: u32, n_fours: u32, ranks: vec4u) -> bool {
+  var before = put_turn(lane, list_ix, row, cut, is_exact, first, lane, ranks, vec2u());
+  if (n_fours > WG) {
+    for (var turn = WG; turn < n_fours; turn += WG) {
+      if (lane == WG - 1u) { wg_before = before; }
+      before = workgroupUniformLoad(&wg_before);
+      let more = four_ranks(first, turn + lane, n_fours);
+      before = put_turn(lane, list_ix, row, cut, is_exact, first, turn + lane, more, before);
+    }
+  }
+  if (is_exact) { return true; }
+  if (lane == 0u) { wg_same = u32(all_equal()); }
+  return workgroupUniformLoad(&wg_same) == 1u;
+}
+
 // In uniform control flow only.
 fn make_list(lane: u32, list_ix: u32) {
   let row = row_of_list(list_ix);
@@ -110,8 +120,16 @@ fn make_list(lane: u32, list_ix: u32) {
   let ranks = four_ranks(first, lane, n_fours);
   clear_weights(lane, list_ix);
 
-  var cut = Cut();
-  if (row.n_heavy > 0u) { cut = best_cut(lane, row.n_heavy, first, n_fours, ranks); }
+  // The cut that takes the n_heavy best. What decides the flow, `found`, is uniform; the cut is not known to be.
+  var cut = Cut(1u, 0xffffffffu, row.n_heavy);
+  var found = vec4u();
+  if (row.n_heavy > 0u) {
+    offer_all(lane, cut, first, n_fours, ranks);
+    cut = offered_range(row.n_heavy);
+    found = find_bin(lane, cut, first, n_fours, ranks);
+    cut = narrowed(cut, bin_shift(cut), found);
+    if (found.z == 0u) { offer_all(lane, cut, first, n_fours, ranks); }
+  }
 
   storageBarrier();
   let n_window = row.n_tokens - row.window_begin;
@@ -125,14 +143,14 @@ fn make_list(lane: u32, list_ix: u32) {
   }
   if (lane == 0u) { lengths[list_ix] = row.list_length; }
 
+  // Usually the first bin decides, or all that share it tie; else it is narrowed.
   if (row.n_heavy > 0u) {
-    var before = put_turn(lane, list_ix, row, cut, first, lane, ranks, vec2u());
-    if (n_fours > WG) {
-      for (var turn = WG; turn < n_fours; turn += WG) {
-        if (lane == WG - 1u) { wg_before = before; }
-        before = workgroupUniformLoad(&wg_before);
-        before = put_turn(lane, list_ix, row, cut, first, turn + lane, four_ranks(first, turn + lane, n_fours), before);
+    if (!put_heavy(lane, list_ix, row, cut, found.z == 1u, first, n_fours, ranks)) {
+      for (var round = 0u; round < MOST_PASSES && found.z == 0u; round++) {
+        found = find_bin(lane, cut, first, n_fours, ranks);
+        cut = narrowed(cut, bin_shift(cut), found);
       }
+      put_heavy(lane, list_ix, row, cut, true, first, n_fours, ranks);
     }
   }
 }

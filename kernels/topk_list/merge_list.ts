@@ -53,20 +53,20 @@ export function mergeList(options: MergeListOptions): Kernel {
     }),
     work(shape, step) {
       const lists = nLists(shape, step);
-      const ranks = step.rows.some((row) => row.nHeavy > 0) ? nTiles(tiling, step) * keptPerTile(tiling, step) : 0;
+      const ranks = step.rows.some((row) => row.nHeavy > 0) ? nTiles(tiling, shape, step) * keptPerTile(tiling, step) : 0;
       const longest = Math.max(0, ...step.rows.map((row) => row.listLength));
       const each = ranks * 4 + step.heavyStride * 4 + longest * (options.weights ? 16 : 4);
       return { workgroups: lists, bytesMoved: lists * each };
     },
     twin(shape, step, { candidateRanks, candidateIx, indices, lengths, weights }) {
-      const entries = nTiles(tiling, step) * keptPerTile(tiling, step);
+      const entries = nTiles(tiling, shape, step) * keptPerTile(tiling, step);
       for (let list = 0; list < nLists(shape, step); list++) {
         const at = list * step.listStride, row = step.rows[list % step.rows.length];
         const weightsOf = options.weights
           ? weights.subarray(list * step.weightStride, (list + 1) * step.weightStride)
           : new Float32Array(0);
         if (step.clearsPrevious) { for (let j = 0; j < lengths[list]; j++) weightsOf[indices[at + j]] = 0; }
-        const first = list * tilesStride(tiling, step);
+        const first = list * tilesStride(tiling, shape, step);
         const rank = (entry: number) => candidateRanks[first + entry];
         const order = Array.from({ length: row.nHeavy > 0 ? entries : 0 }, (_, entry) => entry)
           .sort((a, b) => rank(b) - rank(a) || a - b);

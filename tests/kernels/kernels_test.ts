@@ -14,7 +14,7 @@ import { scoreLookup, scorePacked } from "../../kernels/score/score_lookup.ts";
 import { sum } from "../../kernels/score/sum.ts";
 import { codeList } from "../../kernels/quantize_topk_list/code_list.ts";
 import type { ElementArray } from "../../kernels/gpu/kernel.ts";
-import { candidates, keptPerTile, nTiles, tilesStride } from "../../kernels/score_topk/candidates.ts";
+import { candidates, keptPerTile, nTiles, tileSize, tilesStride } from "../../kernels/score_topk/candidates.ts";
 import { scoreTiles, tilingOf } from "../../kernels/score_topk/score_tiles.ts";
 import { mergeList } from "../../kernels/topk_list/merge_list.ts";
 import { merge } from "../../kernels/score_topk/merge.ts";
@@ -227,10 +227,14 @@ for (const [nCoded, heavy] of [[300, 20], [2048, 1], [2049, 130], [4096, 512], [
   });
 }
 
-/** Ties by few integers, or hardly any. */
-const DISTINCT = { tied: 3, many: 4000 } as const;
+/** Queries of few integers, which tie, of many, or so large that scores might be infinite. */
+const QUERIES = {
+  tied: { distinct: 3, scale: 1 },
+  many: { distinct: 4000, scale: 1 },
+  wild: { distinct: 3, scale: 2 ** 123 },
+} as const;
 
-for (const [kind, distinct] of Object.entries(DISTINCT)) {
+for (const [kind, { distinct, scale }] of Object.entries(QUERIES)) {
   for (const [nCoded, heavy, invocations] of [[300, 20, 64], [1040, 130, 64], [4100, 500, 256], [9000, 33, 128]]) {
     gpuTest(
       `score_tiles and lists: the best ${heavy} of ${nCoded} in tiles of ${16 * invocations}, ${kind}`,
@@ -249,27 +253,31 @@ for (const [kind, distinct] of Object.entries(DISTINCT)) {
           ],
         };
         const lists = nLists(shape, step), groups = shape.batch * shape.kvHeads * shape.subvectors;
-        const integer = (count: number, seed: number) => Float32Array.from(below(count, distinct, seed), (v) => v - 1);
+        const integer = (count: number, seed: number) => Float32Array.from(below(count, distinct, seed), (v) => (v - 1) * scale);
         const query = integer(lists * shape.headWidth, 1);
         const centroids = Float32Array.from(below(groups * shape.centroids * 7, 3, 2), (value) => value - 1);
         const codes = new Uint32Array(groups * codedStride / 4);
         packedCodes.pack(Uint8Array.from(below(codes.length * 4, shape.centroids, 3)), codes);
         const subgroups = gpu.subgroupSize > 0 ? [0, gpu.subgroupSize] : [0];
-        const choices = subgroups.map((subgroupSize, ix) => ({
-          invocations,
-          subgroupSize,
-          replicas: [1, 8][ix],
-          lists: [4, 1][ix],
-        }));
+        const choices = subgroups.flatMap((subgroupSize, ix) =>
+          [1, 4].map((mostChunks) => ({
+            invocations,
+            subgroupSize,
+            replicas: [1, 8][ix],
+            lists: [4, 1][ix],
+            mostChunks,
+            workgroups: 2,
+          }))
+        );
         let first: ElementArray | undefined;
         for (const options of choices) {
           const tiling = tilingOf(options);
           const tiles = await runKernel(gpu, scoreTiles(options), shape, step, { query, centroids, codes });
           const { candidateRanks, candidateIx } = tiles.gpu, best = tiles.twin;
-          const kept = keptPerTile(tiling, step), stride = tilesStride(tiling, step);
+          const kept = keptPerTile(tiling, step), stride = tilesStride(tiling, shape, step);
           for (let list = 0; list < lists; list++) {
             if (step.rows[list % 3].nHeavy === 0) continue;
-            for (let tile = 0; tile < nTiles(tiling, step); tile++) {
+            for (let tile = 0; tile < nTiles(tiling, shape, step); tile++) {
               const at = list * stride + tile * kept;
               const entries = (of: Record<string, ElementArray>) =>
                 Array.from({ length: kept }, (_, j) => [of.candidateIx[at + j], of.candidateRanks[at + j]])
@@ -280,7 +288,7 @@ for (const [kind, distinct] of Object.entries(DISTINCT)) {
               // All of the best are there, and whatever else is there is a candidate with its own rank.
               for (const [ix, rank] of want) assertEquals(found.get(ix), rank, `list ${list}, tile ${tile}, ${ix}`);
               const { candBegin, candEnd } = step.rows[list % 3];
-              assert(got.every(([ix]) => ix >= candBegin && ix < candEnd && Math.floor(ix / tiling.tile) === tile));
+              assert(got.every(([ix]) => ix >= candBegin && ix < candEnd && Math.floor(ix / tileSize(tiling, shape, step)) === tile));
             }
           }
           const previous = {
@@ -335,7 +343,7 @@ for (const augmented of [false, true]) {
       for (const subgroupSize of gpu.subgroupSize > 0 ? [0, gpu.subgroupSize] : [0]) {
         for (const invocations of [64, 256]) {
           const kernel = codeList({
-            tiling: tilingOf({ invocations, subgroupSize }),
+            tiling: tilingOf({ invocations, mostChunks: 1, workgroups: 1 }),
             weights: false,
             invocations,
             subgroupSize,
@@ -362,7 +370,7 @@ gpuTest("code_list: all distances NaN are code 0, infinite ones the first of the
   // deno-fmt-ignore
   const newKeys = new Float32Array([1, 1,  0, 1,  NaN, 0,  Infinity, 0,  -3, 1]);
   const kernel = codeList({
-    tiling: tilingOf({ invocations: 64, subgroupSize: 0 }),
+    tiling: tilingOf({ invocations: 64, mostChunks: 1, workgroups: 1 }),
     weights: false,
     invocations: 64,
     subgroupSize: 0,
