@@ -88,10 +88,14 @@ export class Bench {
     return this.indexes[0].dispatchesPerStep();
   }
 
-  #record(target: Parameters<PqIndexer["record"]>[0], appends = true): void {
+  /** Records a step with the new keys that lie in one place, or with the next of many. */
+  #record(target: Parameters<PqIndexer["record"]>[0], appends: "same keys" | "other keys" | "nothing"): void {
     const index = this.indexes[this.#next++ % this.indexes.length];
-    const { query, newKeys } = this.#inputs;
-    index.record(target, { query: query.buffer, newKeys: appends ? newKeys.buffer : undefined });
+    const { query, newKeys, moreKeys } = this.#inputs;
+    const offset = Math.floor(this.#next / this.indexes.length) % KEY_SETS * newKeys.bytes;
+    const other = { buffer: moreKeys.buffer, offset, size: newKeys.bytes };
+    const keys = { "same keys": newKeys.buffer, "other keys": other, nothing: undefined }[appends];
+    index.record(target, { query: query.buffer, newKeys: keys });
   }
 
   /** What was recorded is submitted. */
@@ -114,7 +118,7 @@ export class Bench {
     await this.#changeKeys();
     await this.gpu.submit("keep warm", (encoder) => {
       const pass = encoder.beginComputePass({ label: "keep warm" });
-      for (let k = 0; k < this.#warmSteps; k++) this.#record(pass, false);
+      for (let k = 0; k < this.#warmSteps; k++) this.#record(pass, "nothing");
       pass.end();
     });
     await this.#settle();
@@ -152,7 +156,7 @@ export class Bench {
   async gpuSteps(samples: number, appends = true): Promise<number[]> {
     return await this.#timed(samples, (timer, encoder) => {
       const pass = timer.beginPass(encoder, "step");
-      this.#record(pass, appends);
+      this.#record(pass, appends ? "other keys" : "nothing");
       pass.end();
     });
   }
@@ -196,7 +200,7 @@ export class Bench {
   async gpuLayers(samples: number, layers: number): Promise<number[]> {
     return await this.#timed(samples, (timer, encoder) => {
       const pass = timer.beginPass(encoder, "layers");
-      for (let k = 0; k < layers; k++) this.#record(pass);
+      for (let k = 0; k < layers; k++) this.#record(pass, "other keys");
       pass.end();
     });
   }
@@ -213,7 +217,7 @@ export class Bench {
       const count = Math.min(perSubmit, samples - done);
       await this.#keepBusy();
       await gpu.submit("timed operations", (encoder) => {
-        for (let k = 0; k < count; k++) this.#record((name) => timer.beginPass(encoder, name));
+        for (let k = 0; k < count; k++) this.#record((name) => timer.beginPass(encoder, name), "other keys");
       });
       for (const { label, us } of await timer.read()) totals.set(label, (totals.get(label) ?? 0) + us / samples);
       done += count;
@@ -252,7 +256,7 @@ export class Bench {
         await gpu.fence();
       }
       empty.push(await once(() => {}));
-      step.push(await once((pass) => this.#record(pass)));
+      step.push(await once((pass) => this.#record(pass, "same keys")));
     }
     await this.#settle();
     return { step, empty };
@@ -272,7 +276,7 @@ export class Bench {
       for (let s = 0; s < submits; s++) {
         const encoder = gpu.device.createCommandEncoder();
         const pass = encoder.beginComputePass();
-        for (let i = 0; i < count; i++) this.#record(pass);
+        for (let i = 0; i < count; i++) this.#record(pass, "same keys");
         pass.end();
         gpu.device.queue.submit([encoder.finish()]);
         await this.#settle();

@@ -807,7 +807,7 @@ fn keep_entries(first: u32, row: u32, copy: u32, sums: vec4f) {
   keep_entry(first, row + WG / N_PARTS * 3u, copy, sums.w);
 }
 
-// Entries first .. first + ROWS. Ends with a barrier.
+// Entries first .. first + ROWS. A barrier must follow before they are read.
 fn fill_rows(lane: u32, list_ix: u32, first_group: u32, first: u32) {
   let part = lane % N_PARTS;
   let e = first + lane / N_PARTS;
@@ -825,16 +825,25 @@ fn fill_rows(lane: u32, list_ix: u32, first_group: u32, first: u32) {
     if (REPLICAS > 1u) {
       for (var copy = 1u; copy < REPLICAS; copy++) { keep_entry(first, lane, copy, sums.x); }
     }
+    workgroupBarrier();
   }
-  workgroupBarrier();
 }
 
-// Ends with a barrier.
+// Ends with a barrier. Rows go four times ROWS per turn of a loop where sums need no barrier, so that loads overlap.
 fn fill_table(lane: u32, list_ix: u32, first_group: u32) {
   fill_rows(lane, list_ix, first_group, 0u);
   if (TABLE_ENTRIES > ROWS) {
-    for (var first = ROWS; first < TABLE_ENTRIES; first += ROWS) { fill_rows(lane, list_ix, first_group, first); }
+    let step = select(ROWS, 4u * ROWS, SUMS_EVERYWHERE);
+    for (var first = ROWS; first < TABLE_ENTRIES; first += step) {
+      fill_rows(lane, list_ix, first_group, first);
+      if (SUMS_EVERYWHERE) {
+        fill_rows(lane, list_ix, first_group, first + ROWS);
+        fill_rows(lane, list_ix, first_group, first + 2u * ROWS);
+        fill_rows(lane, list_ix, first_group, first + 3u * ROWS);
+      }
+    }
   }
+  if (SUMS_EVERYWHERE) { workgroupBarrier(); }
 }
 
 fn look_up(lane: u32, m: u32, word: u32) -> vec4f {
@@ -1228,11 +1237,12 @@ fn merge(
 // LISTS lists of one kv (query heads of a group, rows), so that memory is read once for all of them; invocation
 // \`lane\` scores group \`lane\` of every chunk and remembers nothing but the group's best rank.
 //
-// Which tokens are kept: the n_heavy-th highest of the invocations' best ranks bounds the tile's n_heavy-th
-// highest rank from below (n_heavy invocations hold one at least as high), and where high scores are scattered,
-// hardly more than n_heavy tokens reach it, however long the tile. Groups that reach it go to an invocation each; what
-// reaches it is kept where it fits. Where neighbours score alike, as real keys do, more reach it: the bound is narrowed until
-// they fit, or to exactly the n_heavy best where ties do not. Either way a list's best are among them.
+// Which tokens are kept: a histogram of the ranks finds a bound that the n_heavy best reach and hardly any other; what
+// reaches it is kept where it fits, else (ties) exactly the n_heavy best. Either way a list's best are among them. In
+// a tile of several chunks only groups go into it that matter: the n_heavy-th highest of the invocations' best ranks
+// bounds the tile's n_heavy-th highest from below (n_heavy invocations hold one at least as high), few groups
+// reach it however long the tile, and those are scored again, an invocation each. Nothing here depends on neighbours'
+// scores being independent: in real keys they are not.
 // Preconditions: coded_stride is a multiple of 16.
 
 override WG: u32;
@@ -1250,14 +1260,7 @@ var<workgroup> wg_total: u32;
 var<workgroup> wg_bests: array<u32, BESTS>;               // best ranks of groups; then the groups that reach the bound
 var<workgroup> wg_hits: array<atomic<u32>, HIT_WORDS>;    // a bit per group that does; 0 between two lists
 
-// What one invocation holds of a group.
-struct Sixteen {
-  a: vec4u,
-  b: vec4u,
-  c: vec4u,
-  d: vec4u,
-}
-
+// Scores of a group.
 struct Scores {
   a: vec4f,
   b: vec4f,
@@ -1296,51 +1299,53 @@ fn ranks_of(score: vec4f) -> vec4u {
   return vec4u(rank_of(score.x), rank_of(score.y), rank_of(score.z), rank_of(score.w));
 }
 
-fn only_candidates(ranks: vec4u, first: u32, row: Row) -> vec4u {
-  let i = vec4u(0u, 1u, 2u, 3u) + first;
-  return select(vec4u(NO_CANDIDATE), ranks, (i >= vec4u(row.cand_begin)) & (i < vec4u(row.cand_end)));
+fn bits(four: vec4<bool>) -> u32 {
+  return dot(vec4u(four), vec4u(1u, 2u, 4u, 8u));
 }
 
-fn ranks_in(scores: Scores, at: u32, row: Row) -> Sixteen {
-  return Sixteen(
-    only_candidates(ranks_of(scores.a), at * 16u, row),
-    only_candidates(ranks_of(scores.b), at * 16u + 4u, row),
-    only_candidates(ranks_of(scores.c), at * 16u + 8u, row),
-    only_candidates(ranks_of(scores.d), at * 16u + 12u, row),
-  );
+// A bit for each of a group's tokens that is a candidate.
+fn candidates_in(at: u32, row: Row) -> u32 {
+  let begin = min(max(row.cand_begin, at * 16u) - at * 16u, 16u);
+  let end = min(max(row.cand_end, at * 16u) - at * 16u, 16u);
+  return ((1u << end) - 1u) & ~((1u << begin) - 1u);
 }
 
-fn has_candidates(at: u32, row: Row) -> bool {
-  return at * 16u < row.cand_end && at * 16u + 16u > row.cand_begin;
+// A bit for each of a group's candidates whose rank is \`least\` or more. Where the table is tame, floats tell.
+fn reaching(least: u32, group: Group, row: Row) -> u32 {
+  let s = group.scores;
+  var mask = 0u;
+  if (is_wild()) {
+    let floor = vec4u(least);
+    mask = bits(ranks_of(s.a) >= floor) | (bits(ranks_of(s.b) >= floor) << 4u) | (bits(ranks_of(s.c) >= floor) << 8u) |
+      (bits(ranks_of(s.d) >= floor) << 12u);
+  } else {
+    let floor = vec4f(score_of(max(least, LOWEST_RANK)));
+    mask = bits(s.a >= floor) | (bits(s.b >= floor) << 4u) | (bits(s.c >= floor) << 8u) | (bits(s.d >= floor) << 12u);
+  }
+  return mask & candidates_in(group.at, row);
 }
 
-// Whether floats say which of a group are best: the table is tame, and all of the group are candidates.
-fn is_plain(at: u32, row: Row) -> bool {
-  return !is_wild() && at * 16u >= row.cand_begin && at * 16u + 16u <= row.cand_end;
+fn best_of_four(score: vec4f, valid: u32) -> u32 {
+  let ranks = select(vec4u(NO_CANDIDATE), ranks_of(score), (vec4u(valid) & vec4u(1u, 2u, 4u, 8u)) != vec4u(0u));
+  return max(max(ranks.x, ranks.y), max(ranks.z, ranks.w));
 }
 
 // The best rank of a group.
-fn best_in(scores: Scores, at: u32, row: Row) -> u32 {
-  if (is_plain(at, row)) {
-    let four = max(max(scores.a, scores.b), max(scores.c, scores.d));
+fn best_in(group: Group, row: Row) -> u32 {
+  let s = group.scores;
+  let valid = candidates_in(group.at, row);
+  if (valid == 0xffffu && !is_wild()) {
+    let four = max(max(s.a, s.b), max(s.c, s.d));
     return rank_of(max(max(four.x, four.y), max(four.z, four.w)));
   }
-  let ranks = ranks_in(scores, at, row);
-  let four = max(max(ranks.a, ranks.b), max(ranks.c, ranks.d));
-  return max(max(four.x, four.y), max(four.z, four.w));
+  return max(
+    max(best_of_four(s.a, valid), best_of_four(s.b, valid >> 4u)),
+    max(best_of_four(s.c, valid >> 8u), best_of_four(s.d, valid >> 12u)),
+  );
 }
 
-// A bit for each of a group's tokens whose rank is \`least\` or more.
-fn reaching(least: u32, scores: Scores, at: u32, row: Row) -> u32 {
-  if (is_plain(at, row)) {
-    let floor = vec4f(score_of(max(least, LOWEST_RANK)));
-    return bits(scores.a >= floor) | (bits(scores.b >= floor) << 4u) | (bits(scores.c >= floor) << 8u) |
-      (bits(scores.d >= floor) << 12u);
-  }
-  return mask_from(least, ranks_in(scores, at, row));
-}
-
-// Scores in ascending order of m. The first two subvectors' codes come as arguments: loaded before they are used.
+// Scores in ascending order of m. The first two subvectors' codes come as arguments: loaded before they are used. The
+// others are written out to 8: no loads overlap across a loop that the compiler does not unroll.
 fn score_sixteen(lane: u32, first_group: u32, at: u32, words_0: vec4u, words_1: vec4u) -> Scores {
   var scores = Scores(
     look_up(lane, 0u, words_0.x),
@@ -1350,42 +1355,40 @@ fn score_sixteen(lane: u32, first_group: u32, at: u32, words_0: vec4u, words_1: 
   );
   if (1u < SUBVECTORS) { scores = add_lookups(scores, lane, 1u, words_1); }
   if (2u < SUBVECTORS) {
-    for (var m = 2u; m < SUBVECTORS; m++) {
-      scores = add_lookups(scores, lane, m, codes_of(first_group, m, at));
+    scores = add_lookups(scores, lane, 2u, codes_of(first_group, 2u, at));
+    if (3u < SUBVECTORS) { scores = add_lookups(scores, lane, 3u, codes_of(first_group, 3u, at)); }
+    if (4u < SUBVECTORS) { scores = add_lookups(scores, lane, 4u, codes_of(first_group, 4u, at)); }
+    if (5u < SUBVECTORS) { scores = add_lookups(scores, lane, 5u, codes_of(first_group, 5u, at)); }
+    if (6u < SUBVECTORS) { scores = add_lookups(scores, lane, 6u, codes_of(first_group, 6u, at)); }
+    if (7u < SUBVECTORS) { scores = add_lookups(scores, lane, 7u, codes_of(first_group, 7u, at)); }
+    if (8u < SUBVECTORS) {
+      for (var m = 8u; m < SUBVECTORS; m++) {
+        scores = add_lookups(scores, lane, m, codes_of(first_group, m, at));
+      }
     }
   }
   return scores;
 }
 
-fn scores_at(lane: u32, tile: Tile, at: u32) -> Scores {
+fn group_at(lane: u32, tile: Tile, at: u32) -> Group {
   var words_1 = vec4u();
   if (1u < SUBVECTORS) { words_1 = codes_of(tile.first_group, 1u, at); }
-  return score_sixteen(lane, tile.first_group, at, codes_of(tile.first_group, 0u, at), words_1);
+  return Group(at, score_sixteen(lane, tile.first_group, at, codes_of(tile.first_group, 0u, at), words_1));
 }
 
-fn count_sixteen(cut: Cut, shift: u32, ranks: Sixteen) {
-  count_four(cut, shift, ranks.a);
-  count_four(cut, shift, ranks.b);
-  count_four(cut, shift, ranks.c);
-  count_four(cut, shift, ranks.d);
+fn count_group(cut: Cut, shift: u32, group: Group, row: Row) {
+  let valid = candidates_in(group.at, row);
+  count_four(cut, shift, group.scores.a, valid);
+  count_four(cut, shift, group.scores.b, valid >> 4u);
+  count_four(cut, shift, group.scores.c, valid >> 8u);
+  count_four(cut, shift, group.scores.d, valid >> 12u);
 }
 
-fn count_four(cut: Cut, shift: u32, ranks: vec4u) {
-  count_rank(cut, shift, ranks.x);
-  count_rank(cut, shift, ranks.y);
-  count_rank(cut, shift, ranks.z);
-  count_rank(cut, shift, ranks.w);
-}
-
-fn bits(four: vec4<bool>) -> u32 {
-  return dot(vec4u(four), vec4u(1u, 2u, 4u, 8u));
-}
-
-// A bit for each of an invocation's ranks that is \`least\` or more.
-fn mask_from(least: u32, ranks: Sixteen) -> u32 {
-  let floor = vec4u(least);
-  return bits(ranks.a >= floor) | (bits(ranks.b >= floor) << 4u) | (bits(ranks.c >= floor) << 8u) |
-    (bits(ranks.d >= floor) << 12u);
+fn count_four(cut: Cut, shift: u32, score: vec4f, valid: u32) {
+  if ((valid & 1u) != 0u) { count_rank(cut, shift, rank_of(score.x)); }
+  if ((valid & 2u) != 0u) { count_rank(cut, shift, rank_of(score.y)); }
+  if ((valid & 4u) != 0u) { count_rank(cut, shift, rank_of(score.z)); }
+  if ((valid & 8u) != 0u) { count_rank(cut, shift, rank_of(score.w)); }
 }
 
 fn one_of(scores: Scores, k: u32) -> f32 {
@@ -1429,50 +1432,51 @@ fn total(lane: u32, upto: u32) -> u32 {
   return workgroupUniformLoad(&wg_total);
 }
 
-// Narrows the range of a tile's n_heavy-th highest rank until what lies above fits, or is decided, and then keeps it.
-// The groups are one per invocation, or, if \`is_rescored\`, all of the tile.
+// Narrows a range of ranks until what reaches its low end fits, or to exactly the n_heavy best where ties do not, and
+// keeps that. The groups are one per invocation, or, if \`is_rescored\`, all of the tile.
 fn keep_narrowed(lane: u32, tile: Tile, row: Row, range: Cut, is_rescored: bool, held: Group, out: u32) {
   let n_turns = select(1u, n_chunks(), is_rescored);
-  var cut = range;
-  var is_decided = false;
-  var is_done = false;
-  var n_kept = row.n_heavy;
-  for (var round = 0u; round <= MOST_PASSES && !is_done; round++) {
+  var group = held;
+  var cut = Cut(max(range.low, 1u), max(range.high, 1u), range.need);
+  var is_below = false;  // the range ends where the ranks do
+  var n_kept = 0u;
+  for (var round = 0u; round <= MOST_PASSES; round++) {
     let shift = bin_shift(cut);
-    var so_far = vec2u();
     for (var j = 0u; j < n_turns; j++) {
-      var group = held;
-      if (is_rescored) {
-        let at = tile.first + j * WG + lane;
-        group = Group(at, scores_at(lane, tile, at));
-      }
-      let ranks = ranks_in(group.scores, group.at, row);
-      if (!is_decided) {
-        count_sixteen(cut, shift, ranks);
-      } else {
-        let above = select(mask_from(cut.high + 1u, ranks), 0u, cut.high == 0xffffffffu);
-        let within = mask_from(cut.low, ranks) & ~above;
-        let mine = vec2u(countOneBits(above), countOneBits(within));
-        let upto = scan_inclusive(lane, mine);
-        let before = so_far + upto - mine;
-        let left = cut.need - min(cut.need, before.y);
-        write_taken(above | lowest_bits(within, left), group, out + before.x + min(before.y, cut.need));
-        so_far += vec2u(total(lane, upto.x), total(lane, upto.y));
-      }
+      if (is_rescored) { group = group_at(lane, tile, tile.first + j * WG + lane); }
+      count_group(cut, shift, group, row);
     }
-    if (!is_decided) {
-      let found = choose_bin(lane, cut.need, shift);
-      cut = narrowed(cut, shift, found);
-      is_decided = found.z == 1u;
-      // All of the bin, where there is room.
-      if (found.w > 0u && n_kept - found.y + found.w <= kept()) {
-        n_kept += found.w - found.y;
-        cut.need = found.w;
-        is_decided = true;
-      }
-    } else {
-      is_done = true;
+    let found = choose_bin(lane, cut.need, shift);
+    if (found.w == 0u && is_below) {
+      // The tile has fewer candidates: all of them.
+      n_kept = row.n_heavy - cut.need + found.y;
+      cut = Cut(1u, 0xffffffffu, row.n_heavy);
+      break;
     }
+    is_below = found.w == 0u;
+    cut = narrowed(cut, shift, found);
+    n_kept = row.n_heavy - found.y + found.w;
+    if (found.w > 0u && n_kept <= kept()) {
+      cut = Cut(cut.low, 0xffffffffu, n_kept);  // all of the bin
+      break;
+    }
+    if (found.z == 1u) {
+      n_kept = row.n_heavy;
+      break;
+    }
+  }
+  var so_far = vec2u();
+  for (var j = 0u; j < n_turns; j++) {
+    if (is_rescored) { group = group_at(lane, tile, tile.first + j * WG + lane); }
+    let within = reaching(cut.low, group, row);
+    var above = 0u;
+    if (cut.high != 0xffffffffu) { above = reaching(cut.high + 1u, group, row); }
+    let mine = vec2u(countOneBits(above), countOneBits(within & ~above));
+    let upto = scan_inclusive(lane, mine);
+    let before = so_far + upto - mine;
+    let left = cut.need - min(cut.need, before.y);
+    write_taken(above | lowest_bits(within & ~above, left), group, out + before.x + min(before.y, cut.need));
+    if (j + 1u < n_turns) { so_far += vec2u(total(lane, upto.x), total(lane, upto.y)); }
   }
   write_none(lane, out, n_kept);
 }
@@ -1485,40 +1489,39 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile_ix: u32, first_word
   // Every group's best.
   var words_0 = first_words_0;
   var words_1 = first_words_1;
-  var scores = Scores();
+  var group = Group();
   var best = NO_CANDIDATE;
   for (var j = 0u; j < n_chunks(); j++) {
-    let at = tile.first + j * WG + lane;
+    group.at = tile.first + j * WG + lane;
     let now_0 = words_0;
     let now_1 = words_1;
     if (j + 1u < n_chunks()) {
-      words_0 = codes_of(first_group, 0u, at + WG);
-      if (1u < SUBVECTORS) { words_1 = codes_of(first_group, 1u, at + WG); }
+      words_0 = codes_of(first_group, 0u, group.at + WG);
+      if (1u < SUBVECTORS) { words_1 = codes_of(first_group, 1u, group.at + WG); }
     }
     var group_best = NO_CANDIDATE;
-    if (has_candidates(at, row)) {
-      scores = score_sixteen(lane, first_group, at, now_0, now_1);
-      group_best = best_in(scores, at, row);
+    if (candidates_in(group.at, row) != 0u) {
+      group.scores = score_sixteen(lane, first_group, group.at, now_0, now_1);
+      group_best = best_in(group, row);
     }
     if (n_chunks() > 1u) { wg_bests[j * WG + lane] = group_best; }
     best = max(best, group_best);
   }
-
-  // A bound from the invocations' best.
   offer(lane, best, select(~best, 0u, best == NO_CANDIDATE));
-  let range = offered_range(row.n_heavy);
-  let shift = bin_shift(range);
-  count_rank(range, shift, best);
-  let found = choose_bin(lane, row.n_heavy, shift);
-  let bound = select(1u, max(range.low + (found.x << shift), 1u), found.w > 0u);
+  var range = offered_range(row.n_heavy);
 
-  // The groups that reach it, in order; in a tile of one chunk every invocation stays with its own.
-  var at = tile.first + lane;
-  var taken = 0u;
+  // In a tile of one chunk every invocation stays with its group. In a longer one a bound from the invocations' best
+  // tells which groups matter.
   var n_groups = 0u;
-  if (n_chunks() == 1u) {
-    if (best >= bound) { taken = reaching(bound, scores, at, row); }
-  } else {
+  if (n_chunks() > 1u) {
+    let shift = bin_shift(range);
+    count_rank(range, shift, best);
+    let found = choose_bin(lane, row.n_heavy, shift);
+    var bound = 1u;
+    if (found.w > 0u) {
+      range.low += found.x << shift;
+      bound = max(range.low, 1u);
+    }
     for (var j = 0u; j < n_chunks(); j++) {
       if (wg_bests[j * WG + lane] >= bound) { atomicOr(&wg_hits[(j * WG + lane) / 32u], 1u << (lane % 32u)); }
     }
@@ -1537,26 +1540,11 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile_ix: u32, first_word
         slot += 1u;
       }
       workgroupBarrier();
-      at = NO_GROUP;
-      if (lane < n_groups) {
-        at = tile.first + wg_bests[lane];
-        scores = scores_at(lane, tile, at);
-        taken = reaching(bound, scores, at, row);
-      }
+      group.at = NO_GROUP;
+      if (lane < n_groups) { group = group_at(lane, tile, tile.first + wg_bests[lane]); }
     }
   }
-
-  // Their tokens that reach it.
-  let upto = scan_sum(lane, countOneBits(taken));
-  let n_kept = total(lane, upto);
-  let out = list_ix * tiles_stride() + tile_ix * kept();
-  if (n_groups > WG || n_kept > kept()) {
-    let least = select(range.low, bound, found.w > 0u);
-    keep_narrowed(lane, tile, row, Cut(least, range.high, row.n_heavy), n_groups > WG, Group(at, scores), out);
-  } else {
-    write_taken(taken, Group(at, scores), out + upto - countOneBits(taken));
-    write_none(lane, out, n_kept);
-  }
+  keep_narrowed(lane, tile, row, range, n_groups > WG, group, list_ix * tiles_stride() + tile_ix * kept());
 }
 
 fn score_list(lane: u32, list_ix: u32, first_group: u32, tile: u32, words_0: vec4u, words_1: vec4u) {

@@ -37,7 +37,7 @@ fn keep_entries(first: u32, row: u32, copy: u32, sums: vec4f) {
   keep_entry(first, row + WG / N_PARTS * 3u, copy, sums.w);
 }
 
-// Entries first .. first + ROWS. Ends with a barrier.
+// Entries first .. first + ROWS. A barrier must follow before they are read.
 fn fill_rows(lane: u32, list_ix: u32, first_group: u32, first: u32) {
   let part = lane % N_PARTS;
   let e = first + lane / N_PARTS;
@@ -55,16 +55,25 @@ fn fill_rows(lane: u32, list_ix: u32, first_group: u32, first: u32) {
     if (REPLICAS > 1u) {
       for (var copy = 1u; copy < REPLICAS; copy++) { keep_entry(first, lane, copy, sums.x); }
     }
+    workgroupBarrier();
   }
-  workgroupBarrier();
 }
 
-// Ends with a barrier.
+// Ends with a barrier. Rows go four times ROWS per turn of a loop where sums need no barrier, so that loads overlap.
 fn fill_table(lane: u32, list_ix: u32, first_group: u32) {
   fill_rows(lane, list_ix, first_group, 0u);
   if (TABLE_ENTRIES > ROWS) {
-    for (var first = ROWS; first < TABLE_ENTRIES; first += ROWS) { fill_rows(lane, list_ix, first_group, first); }
+    let step = select(ROWS, 4u * ROWS, SUMS_EVERYWHERE);
+    for (var first = ROWS; first < TABLE_ENTRIES; first += step) {
+      fill_rows(lane, list_ix, first_group, first);
+      if (SUMS_EVERYWHERE) {
+        fill_rows(lane, list_ix, first_group, first + ROWS);
+        fill_rows(lane, list_ix, first_group, first + 2u * ROWS);
+        fill_rows(lane, list_ix, first_group, first + 3u * ROWS);
+      }
+    }
   }
+  if (SUMS_EVERYWHERE) { workgroupBarrier(); }
 }
 
 fn look_up(lane: u32, m: u32, word: u32) -> vec4f {
