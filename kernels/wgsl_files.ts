@@ -91,16 +91,16 @@ fn kv_of_list(list_ix: u32) -> u32 {
   "layer/rows_shared.wgsl": `// How 16 invocations that share a row add their partial sums: through workgroup memory. Needs WG, a multiple of 16.
 // Rows go WG / 4 at a time: lane / 16 owns four of them, WG / 16 apart.
 
-const SUMS_EVERYWHERE = false;
+const ROWS_NEED_BARRIER = true;
 
 override ROWS: u32 = WG / 4u;
 override ROW_WORDS: u32 = ROWS * 17u;  // a stride of 17: no two invocations that add up rows meet in a bank
 
 var<workgroup> wg_rows: array<f32, ROW_WORDS>;  // 17 bytes per invocation
 
-// The sums of four rows, whose partial sums are \`parts\`; only invocation \`lane\` < ROWS gets the sum of row
-// \`lane\`, in x. In uniform control flow only; a barrier must separate two calls.
-fn add_rows(lane: u32, parts: vec4f) -> vec4f {
+// The sum of row row_of(lane) out of four rows, whose partial sums are \`parts\`. In uniform control flow only; a barrier
+// must separate two calls where ROWS_NEED_BARRIER.
+fn add_rows(lane: u32, parts: vec4f) -> f32 {
   let at = lane / N_PARTS * 17u + lane % N_PARTS;
   wg_rows[at] = parts.x;
   wg_rows[at + ROW_WORDS / 4u] = parts.y;
@@ -117,36 +117,37 @@ fn add_rows(lane: u32, parts: vec4f) -> vec4f {
       vec4f(wg_rows[r + 12u], wg_rows[r + 13u], wg_rows[r + 14u], wg_rows[r + 15u]),
     );
   }
-  return vec4f(sum, 0.0, 0.0, 0.0);
+  return sum;
 }
 
-// Which row's sum an invocation got in component 0 .. 3; ROWS and above: none.
-fn row_of(lane: u32, component: u32) -> u32 {
-  return select(WG, lane, component == 0u);
+// Which row's sum an invocation keeps; ROWS and above: none.
+fn row_of(lane: u32) -> u32 {
+  return lane;
 }
 `,
   "layer/rows_subgroup.wgsl": `// How 16 invocations that share a row add their partial sums: by shuffles, in the order of \`add_parts\`, without
 // a barrier. In place of \`rows_shared.wgsl\` where subgroups have 16 invocations or more.
+// While there is more than one row, half of the 16 give away what the other half goes on with: 5 shuffles, not 16.
 
 enable subgroups;
 
-// Every invocation of the 16 gets the sums of all four rows.
-const SUMS_EVERYWHERE = true;
+const ROWS_NEED_BARRIER = false;
 
 override ROWS: u32 = WG / 4u;
 
-fn add_rows(lane: u32, parts: vec4f) -> vec4f {
-  var sum = parts;
-  sum += subgroupShuffleXor(sum, 8u);
-  sum += subgroupShuffleXor(sum, 4u);
+fn add_rows(lane: u32, parts: vec4f) -> f32 {
+  let is_upper = (lane & 8u) != 0u;
+  let two = select(parts.xy, parts.zw, is_upper) + subgroupShuffleXor(select(parts.zw, parts.xy, is_upper), 8u);
+  let is_odd = (lane & 4u) != 0u;
+  var sum = select(two.x, two.y, is_odd) + subgroupShuffleXor(select(two.y, two.x, is_odd), 4u);
   sum += subgroupShuffleXor(sum, 2u);
   sum += subgroupShuffleXor(sum, 1u);
   return sum;
 }
 
-// Invocation 0 of the 16 keeps component 0, the next one component 1, and so on.
-fn row_of(lane: u32, component: u32) -> u32 {
-  return select(WG, lane / N_PARTS + component * (WG / N_PARTS), lane % N_PARTS == component);
+// Four invocations have the sum of one row; the first of them keeps it.
+fn row_of(lane: u32) -> u32 {
+  return select(WG, lane / N_PARTS + lane / 4u % 4u * (WG / N_PARTS), lane % 4u == 0u);
 }
 `,
   "list/concat.wgsl": `// concat: indices[l, :] = [sink | heavy | window], not sorted yet; lengths[l] = how many.
@@ -613,18 +614,16 @@ fn nearest_of_key(lane: u32, group: u32, key_at: u32) -> u32 {
   var best = vec2u(NO_DISTANCE, 0u);
   for (var first = 0u; first < CENTROIDS; first += ROWS) {
     let c = first + lane / N_PARTS;
-    let sums = add_rows(lane, vec4f(
+    let sum = add_rows(lane, vec4f(
       centroid_part(group, key_at, c, part),
       centroid_part(group, key_at, c + WG / N_PARTS, part),
       centroid_part(group, key_at, c + WG / N_PARTS * 2u, part),
       centroid_part(group, key_at, c + WG / N_PARTS * 3u, part),
     ));
-    best = nearer(best, group, first, row_of(lane, 0u), sums.x, last);
-    best = nearer(best, group, first, row_of(lane, 1u), sums.y, last);
-    best = nearer(best, group, first, row_of(lane, 2u), sums.z, last);
-    best = nearer(best, group, first, row_of(lane, 3u), sums.w, last);
-    workgroupBarrier();
+    best = nearer(best, group, first, row_of(lane), sum, last);
+    if (ROWS_NEED_BARRIER) { workgroupBarrier(); }
   }
+  if (!ROWS_NEED_BARRIER) { workgroupBarrier(); }
   atomicMin(&wg_nearest_bits, best.x);
   workgroupBarrier();
   if (best.x == atomicLoad(&wg_nearest_bits)) { atomicMin(&wg_nearest, best.y); }
@@ -769,15 +768,11 @@ fn look_up(m: u32, word: u32) -> vec4f {
 }
 `,
   "score/lookup_rows.wgsl": `// Shared part of the kernels that score packed codes through a table in workgroup memory that 16 invocations per
-// entry fill. Every entry lies REPLICAS times side by side: invocation \`lane\` reads copy lane % REPLICAS, and with
-// 32 copies no two invocations of a subgroup of 32 meet in a bank. Needs product_part, add_rows and WG.
+// entry fill. Needs product_part, add_rows and WG.
 
-override REPLICAS: u32;    // a power of two up to 32
 override TABLE_ENTRIES: u32 = SUBVECTORS * CENTROIDS;
-override LUT_WORDS: u32 = TABLE_ENTRIES * REPLICAS;
 
-var<workgroup> wg_lut: array<f32, LUT_WORDS>;  // 4 * M * C * REPLICAS bytes
-
+var<workgroup> wg_lut: array<f32, TABLE_ENTRIES>;  // 4 * M * C bytes
 var<workgroup> wg_wild: atomic<u32>;
 
 // Whether an entry is NaN, infinite, 2^123 or more, or below 2^-100 but not 0. Without such entries no score of 16
@@ -792,67 +787,49 @@ fn entry_part(list_ix: u32, first_group: u32, e: u32, part: u32) -> f32 {
   return product_part(query_at, (first_group * CENTROIDS + e) * CENTROID_WIDTH, part);
 }
 
-fn keep_entry(first: u32, row: u32, copy: u32, value: f32) {
-  if (row < ROWS && first + row < TABLE_ENTRIES && copy < REPLICAS) {
-    wg_lut[(first + row) * REPLICAS + copy] = value;
-    let magnitude = bitcast<u32>(value) & 0x7fffffffu;
-    if (magnitude != 0u && (magnitude < 0x0d800000u || magnitude >= 0x7d000000u)) { atomicStore(&wg_wild, 1u); }
-  }
-}
-
-fn keep_entries(first: u32, row: u32, copy: u32, sums: vec4f) {
-  keep_entry(first, row, copy, sums.x);
-  keep_entry(first, row + WG / N_PARTS, copy, sums.y);
-  keep_entry(first, row + WG / N_PARTS * 2u, copy, sums.z);
-  keep_entry(first, row + WG / N_PARTS * 3u, copy, sums.w);
-}
-
-// Entries first .. first + ROWS. A barrier must follow before they are read.
+// Entries first .. first + ROWS.
 fn fill_rows(lane: u32, list_ix: u32, first_group: u32, first: u32) {
   let part = lane % N_PARTS;
   let e = first + lane / N_PARTS;
-  let sums = add_rows(lane, vec4f(
+  let sum = add_rows(lane, vec4f(
     entry_part(list_ix, first_group, e, part),
     entry_part(list_ix, first_group, e + WG / N_PARTS, part),
     entry_part(list_ix, first_group, e + WG / N_PARTS * 2u, part),
     entry_part(list_ix, first_group, e + WG / N_PARTS * 3u, part),
   ));
-  if (SUMS_EVERYWHERE) {
-    keep_entries(first, lane / N_PARTS, part, sums);
-    if (REPLICAS > N_PARTS) { keep_entries(first, lane / N_PARTS, part + N_PARTS, sums); }
-  } else {
-    keep_entry(first, lane, 0u, sums.x);
-    if (REPLICAS > 1u) {
-      for (var copy = 1u; copy < REPLICAS; copy++) { keep_entry(first, lane, copy, sums.x); }
-    }
-    workgroupBarrier();
+  let row = row_of(lane);
+  if (row < ROWS && first + row < TABLE_ENTRIES) {
+    wg_lut[first + row] = sum;
+    let magnitude = bitcast<u32>(sum) & 0x7fffffffu;
+    if (magnitude != 0u && (magnitude < 0x0d800000u || magnitude >= 0x7d000000u)) { atomicStore(&wg_wild, 1u); }
   }
+  if (ROWS_NEED_BARRIER) { workgroupBarrier(); }
 }
 
-// Ends with a barrier. Rows go four times ROWS per turn of a loop where sums need no barrier, so that loads overlap.
+// Ends with a barrier. Where sums need none, rows go four times ROWS per turn of the loop, so that loads overlap.
 fn fill_table(lane: u32, list_ix: u32, first_group: u32) {
   fill_rows(lane, list_ix, first_group, 0u);
   if (TABLE_ENTRIES > ROWS) {
-    let step = select(ROWS, 4u * ROWS, SUMS_EVERYWHERE);
+    let step = select(4u * ROWS, ROWS, ROWS_NEED_BARRIER);
     for (var first = ROWS; first < TABLE_ENTRIES; first += step) {
       fill_rows(lane, list_ix, first_group, first);
-      if (SUMS_EVERYWHERE) {
+      if (!ROWS_NEED_BARRIER) {
         fill_rows(lane, list_ix, first_group, first + ROWS);
         fill_rows(lane, list_ix, first_group, first + 2u * ROWS);
         fill_rows(lane, list_ix, first_group, first + 3u * ROWS);
       }
     }
   }
-  if (SUMS_EVERYWHERE) { workgroupBarrier(); }
+  if (!ROWS_NEED_BARRIER) { workgroupBarrier(); }
 }
 
-fn look_up(lane: u32, m: u32, word: u32) -> vec4f {
-  let first = m * CENTROIDS * REPLICAS + lane % REPLICAS;
+fn look_up(m: u32, word: u32) -> vec4f {
+  let first = m * CENTROIDS;
   return vec4f(
-    wg_lut[first + (word & 0xffu) * REPLICAS],
-    wg_lut[first + ((word >> 8u) & 0xffu) * REPLICAS],
-    wg_lut[first + ((word >> 16u) & 0xffu) * REPLICAS],
-    wg_lut[first + (word >> 24u) * REPLICAS],
+    wg_lut[first + (word & 0xffu)],
+    wg_lut[first + ((word >> 8u) & 0xffu)],
+    wg_lut[first + ((word >> 16u) & 0xffu)],
+    wg_lut[first + (word >> 24u)],
   );
 }
 `,
@@ -1246,8 +1223,9 @@ fn merge(
 // Preconditions: coded_stride is a multiple of 16.
 
 override WG: u32;
-override LISTS: u32;  // lists per workgroup
-override BESTS: u32 = MOST_CHUNKS * WG;
+override LISTS: u32;    // lists per workgroup
+override IS_LONG: bool;  // for tiles of several chunks; else for tiles of one
+override BESTS: u32 = select(WG, MOST_CHUNKS * WG, IS_LONG);
 override HIT_WORDS: u32 = BESTS / 32u;
 
 @group(0) @binding(1) var<storage, read> query: array<f32>;
@@ -1286,12 +1264,12 @@ fn codes_of(first_group: u32, m: u32, at: u32) -> vec4u {
   return codes[(first_group + m) * (params.coded_stride / 16u) + min(at, params.coded_stride / 16u - 1u)];
 }
 
-fn add_lookups(scores: Scores, lane: u32, m: u32, words: vec4u) -> Scores {
+fn add_lookups(scores: Scores, m: u32, words: vec4u) -> Scores {
   return Scores(
-    scores.a + look_up(lane, m, words.x),
-    scores.b + look_up(lane, m, words.y),
-    scores.c + look_up(lane, m, words.z),
-    scores.d + look_up(lane, m, words.w),
+    scores.a + look_up(m, words.x),
+    scores.b + look_up(m, words.y),
+    scores.c + look_up(m, words.z),
+    scores.d + look_up(m, words.w),
   );
 }
 
@@ -1346,34 +1324,34 @@ fn best_in(group: Group, row: Row) -> u32 {
 
 // Scores in ascending order of m. The first two subvectors' codes come as arguments: loaded before they are used. The
 // others are written out to 8: no loads overlap across a loop that the compiler does not unroll.
-fn score_sixteen(lane: u32, first_group: u32, at: u32, words_0: vec4u, words_1: vec4u) -> Scores {
+fn score_sixteen(first_group: u32, at: u32, words_0: vec4u, words_1: vec4u) -> Scores {
   var scores = Scores(
-    look_up(lane, 0u, words_0.x),
-    look_up(lane, 0u, words_0.y),
-    look_up(lane, 0u, words_0.z),
-    look_up(lane, 0u, words_0.w),
+    look_up(0u, words_0.x),
+    look_up(0u, words_0.y),
+    look_up(0u, words_0.z),
+    look_up(0u, words_0.w),
   );
-  if (1u < SUBVECTORS) { scores = add_lookups(scores, lane, 1u, words_1); }
+  if (1u < SUBVECTORS) { scores = add_lookups(scores, 1u, words_1); }
   if (2u < SUBVECTORS) {
-    scores = add_lookups(scores, lane, 2u, codes_of(first_group, 2u, at));
-    if (3u < SUBVECTORS) { scores = add_lookups(scores, lane, 3u, codes_of(first_group, 3u, at)); }
-    if (4u < SUBVECTORS) { scores = add_lookups(scores, lane, 4u, codes_of(first_group, 4u, at)); }
-    if (5u < SUBVECTORS) { scores = add_lookups(scores, lane, 5u, codes_of(first_group, 5u, at)); }
-    if (6u < SUBVECTORS) { scores = add_lookups(scores, lane, 6u, codes_of(first_group, 6u, at)); }
-    if (7u < SUBVECTORS) { scores = add_lookups(scores, lane, 7u, codes_of(first_group, 7u, at)); }
+    scores = add_lookups(scores, 2u, codes_of(first_group, 2u, at));
+    if (3u < SUBVECTORS) { scores = add_lookups(scores, 3u, codes_of(first_group, 3u, at)); }
+    if (4u < SUBVECTORS) { scores = add_lookups(scores, 4u, codes_of(first_group, 4u, at)); }
+    if (5u < SUBVECTORS) { scores = add_lookups(scores, 5u, codes_of(first_group, 5u, at)); }
+    if (6u < SUBVECTORS) { scores = add_lookups(scores, 6u, codes_of(first_group, 6u, at)); }
+    if (7u < SUBVECTORS) { scores = add_lookups(scores, 7u, codes_of(first_group, 7u, at)); }
     if (8u < SUBVECTORS) {
       for (var m = 8u; m < SUBVECTORS; m++) {
-        scores = add_lookups(scores, lane, m, codes_of(first_group, m, at));
+        scores = add_lookups(scores, m, codes_of(first_group, m, at));
       }
     }
   }
   return scores;
 }
 
-fn group_at(lane: u32, tile: Tile, at: u32) -> Group {
+fn group_at(tile: Tile, at: u32) -> Group {
   var words_1 = vec4u();
   if (1u < SUBVECTORS) { words_1 = codes_of(tile.first_group, 1u, at); }
-  return Group(at, score_sixteen(lane, tile.first_group, at, codes_of(tile.first_group, 0u, at), words_1));
+  return Group(at, score_sixteen(tile.first_group, at, codes_of(tile.first_group, 0u, at), words_1));
 }
 
 fn count_group(cut: Cut, shift: u32, group: Group, row: Row) {
@@ -1435,7 +1413,7 @@ fn total(lane: u32, upto: u32) -> u32 {
 // Narrows a range of ranks until what reaches its low end fits, or to exactly the n_heavy best where ties do not, and
 // keeps that. The groups are one per invocation, or, if \`is_rescored\`, all of the tile.
 fn keep_narrowed(lane: u32, tile: Tile, row: Row, range: Cut, is_rescored: bool, held: Group, out: u32) {
-  let n_turns = select(1u, n_chunks(), is_rescored);
+  let n_turns = select(1u, n_own_chunks(), is_rescored);
   var group = held;
   var cut = Cut(max(range.low, 1u), max(range.high, 1u), range.need);
   var is_below = false;  // the range ends where the ranks do
@@ -1443,7 +1421,7 @@ fn keep_narrowed(lane: u32, tile: Tile, row: Row, range: Cut, is_rescored: bool,
   for (var round = 0u; round <= MOST_PASSES; round++) {
     let shift = bin_shift(cut);
     for (var j = 0u; j < n_turns; j++) {
-      if (is_rescored) { group = group_at(lane, tile, tile.first + j * WG + lane); }
+      if (IS_LONG && is_rescored) { group = group_at(tile, tile.first + j * WG + lane); }
       count_group(cut, shift, group, row);
     }
     let found = choose_bin(lane, cut.need, shift);
@@ -1467,7 +1445,7 @@ fn keep_narrowed(lane: u32, tile: Tile, row: Row, range: Cut, is_rescored: bool,
   }
   var so_far = vec2u();
   for (var j = 0u; j < n_turns; j++) {
-    if (is_rescored) { group = group_at(lane, tile, tile.first + j * WG + lane); }
+    if (IS_LONG && is_rescored) { group = group_at(tile, tile.first + j * WG + lane); }
     let within = reaching(cut.low, group, row);
     var above = 0u;
     if (cut.high != 0xffffffffu) { above = reaching(cut.high + 1u, group, row); }
@@ -1481,30 +1459,36 @@ fn keep_narrowed(lane: u32, tile: Tile, row: Row, range: Cut, is_rescored: bool,
   write_none(lane, out, n_kept);
 }
 
+// Chunks of a tile: known to the compiler where there is one.
+fn n_own_chunks() -> u32 {
+  return select(1u, n_chunks(), IS_LONG);
+}
+
 // In uniform control flow only.
 fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile_ix: u32, first_words_0: vec4u, first_words_1: vec4u) {
   let row = row_of_list(list_ix);
-  let tile = Tile(list_ix, first_group, tile_ix * n_chunks() * WG);
+  let tile = Tile(list_ix, first_group, tile_ix * n_own_chunks() * WG);
 
   // Every group's best.
   var words_0 = first_words_0;
   var words_1 = first_words_1;
-  var group = Group();
+  var held = Group(NO_GROUP, Scores());
   var best = NO_CANDIDATE;
-  for (var j = 0u; j < n_chunks(); j++) {
-    group.at = tile.first + j * WG + lane;
+  for (var j = 0u; j < n_own_chunks(); j++) {
+    let at = tile.first + j * WG + lane;
     let now_0 = words_0;
     let now_1 = words_1;
-    if (j + 1u < n_chunks()) {
-      words_0 = codes_of(first_group, 0u, group.at + WG);
-      if (1u < SUBVECTORS) { words_1 = codes_of(first_group, 1u, group.at + WG); }
+    if (j + 1u < n_own_chunks()) {
+      words_0 = codes_of(first_group, 0u, at + WG);
+      if (1u < SUBVECTORS) { words_1 = codes_of(first_group, 1u, at + WG); }
     }
     var group_best = NO_CANDIDATE;
-    if (candidates_in(group.at, row) != 0u) {
-      group.scores = score_sixteen(lane, first_group, group.at, now_0, now_1);
+    if (candidates_in(at, row) != 0u) {
+      let group = Group(at, score_sixteen(first_group, at, now_0, now_1));
       group_best = best_in(group, row);
+      if (!IS_LONG) { held = group; }
     }
-    if (n_chunks() > 1u) { wg_bests[j * WG + lane] = group_best; }
+    if (IS_LONG) { wg_bests[j * WG + lane] = group_best; }
     best = max(best, group_best);
   }
   offer(lane, best, select(~best, 0u, best == NO_CANDIDATE));
@@ -1513,7 +1497,7 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile_ix: u32, first_word
   // In a tile of one chunk every invocation stays with its group. In a longer one a bound from the invocations' best
   // tells which groups matter.
   var n_groups = 0u;
-  if (n_chunks() > 1u) {
+  if (IS_LONG) {
     let shift = bin_shift(range);
     count_rank(range, shift, best);
     let found = choose_bin(lane, row.n_heavy, shift);
@@ -1522,7 +1506,7 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile_ix: u32, first_word
       range.low += found.x << shift;
       bound = max(range.low, 1u);
     }
-    for (var j = 0u; j < n_chunks(); j++) {
+    for (var j = 0u; j < n_own_chunks(); j++) {
       if (wg_bests[j * WG + lane] >= bound) { atomicOr(&wg_hits[(j * WG + lane) / 32u], 1u << (lane % 32u)); }
     }
     workgroupBarrier();
@@ -1540,11 +1524,10 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile_ix: u32, first_word
         slot += 1u;
       }
       workgroupBarrier();
-      group.at = NO_GROUP;
-      if (lane < n_groups) { group = group_at(lane, tile, tile.first + wg_bests[lane]); }
+      if (lane < n_groups) { held = group_at(tile, tile.first + wg_bests[lane]); }
     }
   }
-  keep_narrowed(lane, tile, row, range, n_groups > WG, group, list_ix * tiles_stride() + tile_ix * kept());
+  keep_narrowed(lane, tile, row, range, n_groups > WG, held, list_ix * tiles_stride() + tile_ix * kept());
 }
 
 fn score_list(lane: u32, list_ix: u32, first_group: u32, tile: u32, words_0: vec4u, words_1: vec4u) {
@@ -1567,7 +1550,7 @@ fn score_tiles(
     let tile = ix % n_tiles();
     let kv = ix / n_tiles() / n_parts;
     let first_group = kv * SUBVECTORS;
-    let at = tile * n_chunks() * WG + lane;
+    let at = tile * n_own_chunks() * WG + lane;
     let words_0 = codes_of(first_group, 0u, at);
     var words_1 = vec4u();
     if (1u < SUBVECTORS) { words_1 = codes_of(first_group, 1u, at); }

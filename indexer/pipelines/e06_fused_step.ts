@@ -25,15 +25,15 @@ import type { Pipeline, PlanContext } from "./pipeline.ts";
 
 /** Kernels that score by `tiles` and then make lists: with coding beside the lists where a kernel may bind that much. */
 export function twoDispatches(
-  tiles: Kernel,
+  tiles: readonly Kernel[],
   options: Omit<MergeListOptions, "weights">,
   { device, weights }: Pick<PlanContext, "device" | "weights">,
 ): Kernel[] {
   const beside = codeList({ ...options, weights });
   const fits = beside.buffers.length <= device.limits.maxStorageBuffersPerShaderStage;
   return fits
-    ? withList([assignFirst, tiles], () => beside, weights)
-    : withList([assignPacked, tiles], () => mergeList({ ...options, weights }), weights);
+    ? withList([assignFirst, ...tiles], () => beside, weights)
+    : withList([assignPacked, ...tiles], () => mergeList({ ...options, weights }), weights);
 }
 
 const LIST = { tiling: TILING, invocations: 256, subgroupSize: 0 };
@@ -47,7 +47,7 @@ export const E06: GpuPipelineDef = {
   kernels: withList([assignFirst, candidates], (weights) => codeList({ ...LIST, weights }), true),
   kernelsFor: (context) =>
     tilesFit(context, candidatesBytes(context.config.shape))
-      ? twoDispatches(candidates, LIST, context)
+      ? twoDispatches([candidates], LIST, context)
       : kernelsOf(E05, context),
 };
 

@@ -20,7 +20,7 @@
  */
 
 import { assignFirst, codeList } from "../../kernels/quantize_topk_list/code_list.ts";
-import { scoreTiles, scoreTilesBytes, type ScoreTilesOptions, tilingOf } from "../../kernels/score_topk/score_tiles.ts";
+import { scoreTiles, type ScoreTilesOptions, tilingOf } from "../../kernels/score_topk/score_tiles.ts";
 import { refuse } from "../config.ts";
 import { tilePays } from "./e04_fused_topk.ts";
 import { withList } from "./e05_fused_list.ts";
@@ -35,28 +35,39 @@ export interface Tuning extends ScoreTilesOptions {
   readonly listInvocations: number;
 }
 
-/** Sizes that do well without measuring: long chunks, shorter ones where workgroup memory is short. */
-export function defaultTuning({ config, device }: PlanContext): Tuning {
+/** Sizes that do well without measuring: large workgroups and long tiles, smaller ones where workgroup memory is short. */
+export function defaultTuning(context: PlanContext): Tuning {
+  const { config, device } = context;
   const { limits, subgroupSize } = device;
   const { isSoftware } = device.info;
   const most = Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX);
   const at = (invocations: number, mostChunks: number): Tuning => ({
     invocations,
     mostChunks,
-    workgroups: isSoftware ? 64 : 512,
+    workgroups: 256,
     listInvocations: Math.min(isSoftware ? 64 : 512, invocations),
-    replicas: 1,
     lists: 1,
     subgroupSize,
   });
-  const fits = (tuning: Tuning) => scoreTilesBytes(config.shape, tuning) <= limits.maxComputeWorkgroupStorageSize;
   for (let invocations = Math.min(512, most); invocations > 64; invocations /= 2) {
-    // Where a list takes so many, every group of a tile would reach the bound.
+    // Where a list takes many tokens, every group of a long tile would reach the bound. Without a GPU tables cost little.
     const takesMany = typeof config.heavySize === "number" && config.heavySize > invocations / 2;
-    const tuning = (takesMany ? [1] : [8, 1]).map((chunks) => at(invocations, chunks)).find(fits);
+    const tuning = (takesMany || isSoftware ? [1] : [16, 1]).map((chunks) => at(invocations, chunks))
+      .find((tuning) => fits(context, tuning));
     if (tuning) return tuning;
   }
   return at(64, 1);
+}
+
+function kernelsAt({ config, device, weights }: PlanContext, tuning: Tuning): readonly Kernel[] {
+  const { subgroupSize, listInvocations: invocations } = tuning;
+  const tiles = [false, true].slice(0, tuning.mostChunks > 1 ? 2 : 1).map((isLong) => scoreTiles(tuning, isLong));
+  return twoDispatches(tiles, { tiling: tilingOf(tuning), invocations, subgroupSize }, { device, weights });
+}
+
+function fits(context: PlanContext, tuning: Tuning): boolean {
+  const most = context.device.limits.maxComputeWorkgroupStorageSize;
+  return kernelsAt(context, tuning).every((kernel) => kernel.plan(context.config.shape).workgroupBytes <= most);
 }
 
 /**
@@ -65,29 +76,33 @@ export function defaultTuning({ config, device }: PlanContext): Tuning {
  * @throws {RangeError} for sizes that no kernel can have
  */
 export function tunedKernels(context: PlanContext, tuning: Tuning): readonly Kernel[] {
-  const { config, device } = context;
   const isPower = (value: number, least: number, most: number) =>
     Number.isInteger(Math.log2(value)) && value >= least && value <= most;
   if (
     !isPower(tuning.invocations, 64, 1024) || !isPower(tuning.listInvocations, 64, 1024) ||
-    !isPower(tuning.replicas, 1, 32) || !isPower(tuning.mostChunks, 1, 32) ||
+    !isPower(tuning.mostChunks, 1, 32) ||
     !(Number.isInteger(tuning.lists) && tuning.lists >= 1) ||
     !(Number.isInteger(tuning.workgroups) && tuning.workgroups >= 1)
   ) {
     refuse(
       "plan e07",
-      "invocations must be powers of two 64 to 1024, replicas and mostChunks 1 to 32, lists and workgroups 1 or more",
+      "invocations must be powers of two 64 to 1024, mostChunks 1 to 32, lists and workgroups 1 or more",
       JSON.stringify(tuning),
     );
   }
-  const { subgroupSize, listInvocations: invocations } = tuning;
-  const kernels = twoDispatches(scoreTiles(tuning), { tiling: tilingOf(tuning), invocations, subgroupSize }, context);
-  const most = device.limits.maxComputeWorkgroupStorageSize;
-  const fits = kernels.every((kernel) => kernel.plan(config.shape).workgroupBytes <= most);
-  return fits && tilePays(config, tilingOf(tuning).chunk) ? kernels : kernelsOf(E06, context);
+  return fits(context, tuning) && tilePays(context.config, tilingOf(tuning).chunk)
+    ? kernelsAt(context, tuning)
+    : kernelsOf(E06, context);
 }
 
-const PORTABLE: Tuning = { mostChunks: 1, workgroups: 1, invocations: 256, listInvocations: 256, replicas: 1, lists: 1, subgroupSize: 0 };
+const PORTABLE: Tuning = {
+  mostChunks: 1,
+  workgroups: 1,
+  invocations: 256,
+  listInvocations: 256,
+  lists: 1,
+  subgroupSize: 0,
+};
 
 /** The iteration as data, to derive others from. */
 export const E07: GpuPipelineDef = {
@@ -96,7 +111,7 @@ export const E07: GpuPipelineDef = {
   title: "tuned",
   change: "large tiles with ranks in registers; sizes chosen per device and shape",
   kernels: withList(
-    [assignFirst, scoreTiles(PORTABLE)],
+    [assignFirst, scoreTiles(PORTABLE, false)],
     (weights) => codeList({ tiling: tilingOf(PORTABLE), invocations: 256, subgroupSize: 0, weights }),
     true,
   ),

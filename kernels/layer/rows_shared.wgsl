@@ -1,16 +1,16 @@
 // How 16 invocations that share a row add their partial sums: through workgroup memory. Needs WG, a multiple of 16.
 // Rows go WG / 4 at a time: lane / 16 owns four of them, WG / 16 apart.
 
-const SUMS_EVERYWHERE = false;
+const ROWS_NEED_BARRIER = true;
 
 override ROWS: u32 = WG / 4u;
 override ROW_WORDS: u32 = ROWS * 17u;  // a stride of 17: no two invocations that add up rows meet in a bank
 
 var<workgroup> wg_rows: array<f32, ROW_WORDS>;  // 17 bytes per invocation
 
-// The sums of four rows, whose partial sums are `parts`; only invocation `lane` < ROWS gets the sum of row
-// `lane`, in x. In uniform control flow only; a barrier must separate two calls.
-fn add_rows(lane: u32, parts: vec4f) -> vec4f {
+// The sum of row row_of(lane) out of four rows, whose partial sums are `parts`. In uniform control flow only; a barrier
+// must separate two calls where ROWS_NEED_BARRIER.
+fn add_rows(lane: u32, parts: vec4f) -> f32 {
   let at = lane / N_PARTS * 17u + lane % N_PARTS;
   wg_rows[at] = parts.x;
   wg_rows[at + ROW_WORDS / 4u] = parts.y;
@@ -27,10 +27,10 @@ fn add_rows(lane: u32, parts: vec4f) -> vec4f {
       vec4f(wg_rows[r + 12u], wg_rows[r + 13u], wg_rows[r + 14u], wg_rows[r + 15u]),
     );
   }
-  return vec4f(sum, 0.0, 0.0, 0.0);
+  return sum;
 }
 
-// Which row's sum an invocation got in component 0 .. 3; ROWS and above: none.
-fn row_of(lane: u32, component: u32) -> u32 {
-  return select(WG, lane, component == 0u);
+// Which row's sum an invocation keeps; ROWS and above: none.
+fn row_of(lane: u32) -> u32 {
+  return lane;
 }

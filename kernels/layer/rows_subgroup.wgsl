@@ -1,23 +1,24 @@
 // How 16 invocations that share a row add their partial sums: by shuffles, in the order of `add_parts`, without
 // a barrier. In place of `rows_shared.wgsl` where subgroups have 16 invocations or more.
+// While there is more than one row, half of the 16 give away what the other half goes on with: 5 shuffles, not 16.
 
 enable subgroups;
 
-// Every invocation of the 16 gets the sums of all four rows.
-const SUMS_EVERYWHERE = true;
+const ROWS_NEED_BARRIER = false;
 
 override ROWS: u32 = WG / 4u;
 
-fn add_rows(lane: u32, parts: vec4f) -> vec4f {
-  var sum = parts;
-  sum += subgroupShuffleXor(sum, 8u);
-  sum += subgroupShuffleXor(sum, 4u);
+fn add_rows(lane: u32, parts: vec4f) -> f32 {
+  let is_upper = (lane & 8u) != 0u;
+  let two = select(parts.xy, parts.zw, is_upper) + subgroupShuffleXor(select(parts.zw, parts.xy, is_upper), 8u);
+  let is_odd = (lane & 4u) != 0u;
+  var sum = select(two.x, two.y, is_odd) + subgroupShuffleXor(select(two.y, two.x, is_odd), 4u);
   sum += subgroupShuffleXor(sum, 2u);
   sum += subgroupShuffleXor(sum, 1u);
   return sum;
 }
 
-// Invocation 0 of the 16 keeps component 0, the next one component 1, and so on.
-fn row_of(lane: u32, component: u32) -> u32 {
-  return select(WG, lane / N_PARTS + component * (WG / N_PARTS), lane % N_PARTS == component);
+// Four invocations have the sum of one row; the first of them keeps it.
+fn row_of(lane: u32) -> u32 {
+  return select(WG, lane / N_PARTS + lane / 4u % 4u * (WG / N_PARTS), lane % 4u == 0u);
 }

@@ -46,18 +46,16 @@ fn nearest_of_key(lane: u32, group: u32, key_at: u32) -> u32 {
   var best = vec2u(NO_DISTANCE, 0u);
   for (var first = 0u; first < CENTROIDS; first += ROWS) {
     let c = first + lane / N_PARTS;
-    let sums = add_rows(lane, vec4f(
+    let sum = add_rows(lane, vec4f(
       centroid_part(group, key_at, c, part),
       centroid_part(group, key_at, c + WG / N_PARTS, part),
       centroid_part(group, key_at, c + WG / N_PARTS * 2u, part),
       centroid_part(group, key_at, c + WG / N_PARTS * 3u, part),
     ));
-    best = nearer(best, group, first, row_of(lane, 0u), sums.x, last);
-    best = nearer(best, group, first, row_of(lane, 1u), sums.y, last);
-    best = nearer(best, group, first, row_of(lane, 2u), sums.z, last);
-    best = nearer(best, group, first, row_of(lane, 3u), sums.w, last);
-    workgroupBarrier();
+    best = nearer(best, group, first, row_of(lane), sum, last);
+    if (ROWS_NEED_BARRIER) { workgroupBarrier(); }
   }
+  if (!ROWS_NEED_BARRIER) { workgroupBarrier(); }
   atomicMin(&wg_nearest_bits, best.x);
   workgroupBarrier();
   if (best.x == atomicLoad(&wg_nearest_bits)) { atomicMin(&wg_nearest, best.y); }

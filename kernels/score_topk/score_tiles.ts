@@ -15,6 +15,7 @@ import {
   candidatesTwin,
   keptPerTile,
   nTiles,
+  tileSize,
   type Tiling,
   tilingOverrides,
 } from "./candidates.ts";
@@ -25,8 +26,6 @@ export interface ScoreTilesOptions extends Scan {
   readonly mostChunks: number;
   /** Workgroups enough to keep the device busy. */
   readonly workgroups: number;
-  /** Copies of every table entry, a power of two. */
-  readonly replicas: number;
   /** Lists (query heads of a group, rows) per workgroup, which share the reading of codes. */
   readonly lists: number;
 }
@@ -42,14 +41,19 @@ export function tilingOf(
 }
 
 /** Bytes of workgroup memory: the table, sums of rows, histogram, scan, groups' best ranks and small change. */
-export function scoreTilesBytes(shape: LayerShape, options: ScoreTilesOptions): number {
-  const table = Math.ceil(shape.subvectors * shape.centroids * options.replicas / 4) * 16;
-  const bests = options.mostChunks * options.invocations * (4 + 1 / 8);
+function scoreTilesBytes(shape: LayerShape, options: ScoreTilesOptions, isLong: boolean): number {
+  const table = Math.ceil(shape.subvectors * shape.centroids / 4) * 16;
+  const bests = (isLong ? options.mostChunks : 1) * options.invocations * (4 + 1 / 8);
   return table + rowsBytes(options) + narrowBytes(options) + bests + 32;
 }
 
-/** Scores tiles and keeps their best candidates. */
-export function scoreTiles(options: ScoreTilesOptions): Kernel {
+/**
+ * Scores tiles and keeps their best candidates.
+ *
+ * @param isLong whether for steps whose tiles are of several chunks, or for those whose tiles are of one: two kernels, as what
+ *   a long tile needs would take registers from a short one
+ */
+export function scoreTiles(options: ScoreTilesOptions, isLong: boolean): Kernel {
   const tiling = tilingOf(options);
   return {
     name: "score_tiles",
@@ -75,14 +79,16 @@ export function scoreTiles(options: ScoreTilesOptions): Kernel {
         ...layerOverrides(shape),
         ...scanOverrides(options),
         ...tilingOverrides(tiling),
-        REPLICAS: options.replicas,
         LISTS: options.lists,
+        IS_LONG: Number(isLong),
       },
       invocations: options.invocations,
-      workgroupBytes: scoreTilesBytes(shape, options),
+      workgroupBytes: scoreTilesBytes(shape, options, isLong),
     }),
     work(shape, step) {
-      if (!needsScores(step)) return { workgroups: 0, bytesMoved: 0 };
+      if (!needsScores(step) || isLong !== tileSize(tiling, shape, step) > tiling.chunk) {
+        return { workgroups: 0, bytesMoved: 0 };
+      }
       const lists = shape.heads / shape.kvHeads * step.rows.length;
       const parts = Math.ceil(lists / options.lists), tiles = nTiles(tiling, shape, step);
       const kvs = shape.batch * shape.kvHeads;

@@ -20,8 +20,9 @@
 // Preconditions: coded_stride is a multiple of 16.
 
 override WG: u32;
-override LISTS: u32;  // lists per workgroup
-override BESTS: u32 = MOST_CHUNKS * WG;
+override LISTS: u32;    // lists per workgroup
+override IS_LONG: bool;  // for tiles of several chunks; else for tiles of one
+override BESTS: u32 = select(WG, MOST_CHUNKS * WG, IS_LONG);
 override HIT_WORDS: u32 = BESTS / 32u;
 
 @group(0) @binding(1) var<storage, read> query: array<f32>;
@@ -60,12 +61,12 @@ fn codes_of(first_group: u32, m: u32, at: u32) -> vec4u {
   return codes[(first_group + m) * (params.coded_stride / 16u) + min(at, params.coded_stride / 16u - 1u)];
 }
 
-fn add_lookups(scores: Scores, lane: u32, m: u32, words: vec4u) -> Scores {
+fn add_lookups(scores: Scores, m: u32, words: vec4u) -> Scores {
   return Scores(
-    scores.a + look_up(lane, m, words.x),
-    scores.b + look_up(lane, m, words.y),
-    scores.c + look_up(lane, m, words.z),
-    scores.d + look_up(lane, m, words.w),
+    scores.a + look_up(m, words.x),
+    scores.b + look_up(m, words.y),
+    scores.c + look_up(m, words.z),
+    scores.d + look_up(m, words.w),
   );
 }
 
@@ -120,34 +121,34 @@ fn best_in(group: Group, row: Row) -> u32 {
 
 // Scores in ascending order of m. The first two subvectors' codes come as arguments: loaded before they are used. The
 // others are written out to 8: no loads overlap across a loop that the compiler does not unroll.
-fn score_sixteen(lane: u32, first_group: u32, at: u32, words_0: vec4u, words_1: vec4u) -> Scores {
+fn score_sixteen(first_group: u32, at: u32, words_0: vec4u, words_1: vec4u) -> Scores {
   var scores = Scores(
-    look_up(lane, 0u, words_0.x),
-    look_up(lane, 0u, words_0.y),
-    look_up(lane, 0u, words_0.z),
-    look_up(lane, 0u, words_0.w),
+    look_up(0u, words_0.x),
+    look_up(0u, words_0.y),
+    look_up(0u, words_0.z),
+    look_up(0u, words_0.w),
   );
-  if (1u < SUBVECTORS) { scores = add_lookups(scores, lane, 1u, words_1); }
+  if (1u < SUBVECTORS) { scores = add_lookups(scores, 1u, words_1); }
   if (2u < SUBVECTORS) {
-    scores = add_lookups(scores, lane, 2u, codes_of(first_group, 2u, at));
-    if (3u < SUBVECTORS) { scores = add_lookups(scores, lane, 3u, codes_of(first_group, 3u, at)); }
-    if (4u < SUBVECTORS) { scores = add_lookups(scores, lane, 4u, codes_of(first_group, 4u, at)); }
-    if (5u < SUBVECTORS) { scores = add_lookups(scores, lane, 5u, codes_of(first_group, 5u, at)); }
-    if (6u < SUBVECTORS) { scores = add_lookups(scores, lane, 6u, codes_of(first_group, 6u, at)); }
-    if (7u < SUBVECTORS) { scores = add_lookups(scores, lane, 7u, codes_of(first_group, 7u, at)); }
+    scores = add_lookups(scores, 2u, codes_of(first_group, 2u, at));
+    if (3u < SUBVECTORS) { scores = add_lookups(scores, 3u, codes_of(first_group, 3u, at)); }
+    if (4u < SUBVECTORS) { scores = add_lookups(scores, 4u, codes_of(first_group, 4u, at)); }
+    if (5u < SUBVECTORS) { scores = add_lookups(scores, 5u, codes_of(first_group, 5u, at)); }
+    if (6u < SUBVECTORS) { scores = add_lookups(scores, 6u, codes_of(first_group, 6u, at)); }
+    if (7u < SUBVECTORS) { scores = add_lookups(scores, 7u, codes_of(first_group, 7u, at)); }
     if (8u < SUBVECTORS) {
       for (var m = 8u; m < SUBVECTORS; m++) {
-        scores = add_lookups(scores, lane, m, codes_of(first_group, m, at));
+        scores = add_lookups(scores, m, codes_of(first_group, m, at));
       }
     }
   }
   return scores;
 }
 
-fn group_at(lane: u32, tile: Tile, at: u32) -> Group {
+fn group_at(tile: Tile, at: u32) -> Group {
   var words_1 = vec4u();
   if (1u < SUBVECTORS) { words_1 = codes_of(tile.first_group, 1u, at); }
-  return Group(at, score_sixteen(lane, tile.first_group, at, codes_of(tile.first_group, 0u, at), words_1));
+  return Group(at, score_sixteen(tile.first_group, at, codes_of(tile.first_group, 0u, at), words_1));
 }
 
 fn count_group(cut: Cut, shift: u32, group: Group, row: Row) {
@@ -209,7 +210,7 @@ fn total(lane: u32, upto: u32) -> u32 {
 // Narrows a range of ranks until what reaches its low end fits, or to exactly the n_heavy best where ties do not, and
 // keeps that. The groups are one per invocation, or, if `is_rescored`, all of the tile.
 fn keep_narrowed(lane: u32, tile: Tile, row: Row, range: Cut, is_rescored: bool, held: Group, out: u32) {
-  let n_turns = select(1u, n_chunks(), is_rescored);
+  let n_turns = select(1u, n_own_chunks(), is_rescored);
   var group = held;
   var cut = Cut(max(range.low, 1u), max(range.high, 1u), range.need);
   var is_below = false;  // the range ends where the ranks do
@@ -217,7 +218,7 @@ fn keep_narrowed(lane: u32, tile: Tile, row: Row, range: Cut, is_rescored: bool,
   for (var round = 0u; round <= MOST_PASSES; round++) {
     let shift = bin_shift(cut);
     for (var j = 0u; j < n_turns; j++) {
-      if (is_rescored) { group = group_at(lane, tile, tile.first + j * WG + lane); }
+      if (IS_LONG && is_rescored) { group = group_at(tile, tile.first + j * WG + lane); }
       count_group(cut, shift, group, row);
     }
     let found = choose_bin(lane, cut.need, shift);
@@ -241,7 +242,7 @@ fn keep_narrowed(lane: u32, tile: Tile, row: Row, range: Cut, is_rescored: bool,
   }
   var so_far = vec2u();
   for (var j = 0u; j < n_turns; j++) {
-    if (is_rescored) { group = group_at(lane, tile, tile.first + j * WG + lane); }
+    if (IS_LONG && is_rescored) { group = group_at(tile, tile.first + j * WG + lane); }
     let within = reaching(cut.low, group, row);
     var above = 0u;
     if (cut.high != 0xffffffffu) { above = reaching(cut.high + 1u, group, row); }
@@ -255,30 +256,36 @@ fn keep_narrowed(lane: u32, tile: Tile, row: Row, range: Cut, is_rescored: bool,
   write_none(lane, out, n_kept);
 }
 
+// Chunks of a tile: known to the compiler where there is one.
+fn n_own_chunks() -> u32 {
+  return select(1u, n_chunks(), IS_LONG);
+}
+
 // In uniform control flow only.
 fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile_ix: u32, first_words_0: vec4u, first_words_1: vec4u) {
   let row = row_of_list(list_ix);
-  let tile = Tile(list_ix, first_group, tile_ix * n_chunks() * WG);
+  let tile = Tile(list_ix, first_group, tile_ix * n_own_chunks() * WG);
 
   // Every group's best.
   var words_0 = first_words_0;
   var words_1 = first_words_1;
-  var group = Group();
+  var held = Group(NO_GROUP, Scores());
   var best = NO_CANDIDATE;
-  for (var j = 0u; j < n_chunks(); j++) {
-    group.at = tile.first + j * WG + lane;
+  for (var j = 0u; j < n_own_chunks(); j++) {
+    let at = tile.first + j * WG + lane;
     let now_0 = words_0;
     let now_1 = words_1;
-    if (j + 1u < n_chunks()) {
-      words_0 = codes_of(first_group, 0u, group.at + WG);
-      if (1u < SUBVECTORS) { words_1 = codes_of(first_group, 1u, group.at + WG); }
+    if (j + 1u < n_own_chunks()) {
+      words_0 = codes_of(first_group, 0u, at + WG);
+      if (1u < SUBVECTORS) { words_1 = codes_of(first_group, 1u, at + WG); }
     }
     var group_best = NO_CANDIDATE;
-    if (candidates_in(group.at, row) != 0u) {
-      group.scores = score_sixteen(lane, first_group, group.at, now_0, now_1);
+    if (candidates_in(at, row) != 0u) {
+      let group = Group(at, score_sixteen(first_group, at, now_0, now_1));
       group_best = best_in(group, row);
+      if (!IS_LONG) { held = group; }
     }
-    if (n_chunks() > 1u) { wg_bests[j * WG + lane] = group_best; }
+    if (IS_LONG) { wg_bests[j * WG + lane] = group_best; }
     best = max(best, group_best);
   }
   offer(lane, best, select(~best, 0u, best == NO_CANDIDATE));
@@ -287,7 +294,7 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile_ix: u32, first_word
   // In a tile of one chunk every invocation stays with its group. In a longer one a bound from the invocations' best
   // tells which groups matter.
   var n_groups = 0u;
-  if (n_chunks() > 1u) {
+  if (IS_LONG) {
     let shift = bin_shift(range);
     count_rank(range, shift, best);
     let found = choose_bin(lane, row.n_heavy, shift);
@@ -296,7 +303,7 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile_ix: u32, first_word
       range.low += found.x << shift;
       bound = max(range.low, 1u);
     }
-    for (var j = 0u; j < n_chunks(); j++) {
+    for (var j = 0u; j < n_own_chunks(); j++) {
       if (wg_bests[j * WG + lane] >= bound) { atomicOr(&wg_hits[(j * WG + lane) / 32u], 1u << (lane % 32u)); }
     }
     workgroupBarrier();
@@ -314,11 +321,10 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile_ix: u32, first_word
         slot += 1u;
       }
       workgroupBarrier();
-      group.at = NO_GROUP;
-      if (lane < n_groups) { group = group_at(lane, tile, tile.first + wg_bests[lane]); }
+      if (lane < n_groups) { held = group_at(tile, tile.first + wg_bests[lane]); }
     }
   }
-  keep_narrowed(lane, tile, row, range, n_groups > WG, group, list_ix * tiles_stride() + tile_ix * kept());
+  keep_narrowed(lane, tile, row, range, n_groups > WG, held, list_ix * tiles_stride() + tile_ix * kept());
 }
 
 fn score_list(lane: u32, list_ix: u32, first_group: u32, tile: u32, words_0: vec4u, words_1: vec4u) {
@@ -341,7 +347,7 @@ fn score_tiles(
     let tile = ix % n_tiles();
     let kv = ix / n_tiles() / n_parts;
     let first_group = kv * SUBVECTORS;
-    let at = tile * n_chunks() * WG + lane;
+    let at = tile * n_own_chunks() * WG + lane;
     let words_0 = codes_of(first_group, 0u, at);
     var words_1 = vec4u();
     if (1u < SUBVECTORS) { words_1 = codes_of(first_group, 1u, at); }

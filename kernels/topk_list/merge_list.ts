@@ -53,7 +53,9 @@ export function mergeList(options: MergeListOptions): Kernel {
     }),
     work(shape, step) {
       const lists = nLists(shape, step);
-      const ranks = step.rows.some((row) => row.nHeavy > 0) ? nTiles(tiling, shape, step) * keptPerTile(tiling, step) : 0;
+      const ranks = step.rows.some((row) => row.nHeavy > 0)
+        ? nTiles(tiling, shape, step) * keptPerTile(tiling, step)
+        : 0;
       const longest = Math.max(0, ...step.rows.map((row) => row.listLength));
       const each = ranks * 4 + step.heavyStride * 4 + longest * (options.weights ? 16 : 4);
       return { workgroups: lists, bytesMoved: lists * each };

@@ -253,7 +253,8 @@ for (const [kind, { distinct, scale }] of Object.entries(QUERIES)) {
           ],
         };
         const lists = nLists(shape, step), groups = shape.batch * shape.kvHeads * shape.subvectors;
-        const integer = (count: number, seed: number) => Float32Array.from(below(count, distinct, seed), (v) => (v - 1) * scale);
+        const integer = (count: number, seed: number) =>
+          Float32Array.from(below(count, distinct, seed), (v) => (v - 1) * scale);
         const query = integer(lists * shape.headWidth, 1);
         const centroids = Float32Array.from(below(groups * shape.centroids * 7, 3, 2), (value) => value - 1);
         const codes = new Uint32Array(groups * codedStride / 4);
@@ -263,7 +264,6 @@ for (const [kind, { distinct, scale }] of Object.entries(QUERIES)) {
           [1, 4].map((mostChunks) => ({
             invocations,
             subgroupSize,
-            replicas: [1, 8][ix],
             lists: [4, 1][ix],
             mostChunks,
             workgroups: 2,
@@ -272,7 +272,8 @@ for (const [kind, { distinct, scale }] of Object.entries(QUERIES)) {
         let first: ElementArray | undefined;
         for (const options of choices) {
           const tiling = tilingOf(options);
-          const tiles = await runKernel(gpu, scoreTiles(options), shape, step, { query, centroids, codes });
+          const isLong = tileSize(tiling, shape, step) > tiling.chunk;
+          const tiles = await runKernel(gpu, scoreTiles(options, isLong), shape, step, { query, centroids, codes });
           const { candidateRanks, candidateIx } = tiles.gpu, best = tiles.twin;
           const kept = keptPerTile(tiling, step), stride = tilesStride(tiling, shape, step);
           for (let list = 0; list < lists; list++) {
@@ -288,7 +289,11 @@ for (const [kind, { distinct, scale }] of Object.entries(QUERIES)) {
               // All of the best are there, and whatever else is there is a candidate with its own rank.
               for (const [ix, rank] of want) assertEquals(found.get(ix), rank, `list ${list}, tile ${tile}, ${ix}`);
               const { candBegin, candEnd } = step.rows[list % 3];
-              assert(got.every(([ix]) => ix >= candBegin && ix < candEnd && Math.floor(ix / tileSize(tiling, shape, step)) === tile));
+              assert(
+                got.every(([ix]) =>
+                  ix >= candBegin && ix < candEnd && Math.floor(ix / tileSize(tiling, shape, step)) === tile
+                ),
+              );
             }
           }
           const previous = {
