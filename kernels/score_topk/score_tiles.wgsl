@@ -43,11 +43,13 @@ struct Scores {
   d: vec4f,
 }
 
-const NO_GROUP = 0x08000000u;  // beyond all candidates
-
+// A group's ranks, NO_CANDIDATE for tokens that are none.
 struct Group {
   at: u32,  // among the kv's groups; its first token is the 16 * at-th coded one
-  scores: Scores,
+  a: vec4u,
+  b: vec4u,
+  c: vec4u,
+  d: vec4u,
 }
 
 // A tile of one list.
@@ -70,14 +72,6 @@ fn add_lookups(scores: Scores, m: u32, words: vec4u) -> Scores {
   );
 }
 
-fn ranks_of(score: vec4f) -> vec4u {
-  return vec4u(rank_of(score.x), rank_of(score.y), rank_of(score.z), rank_of(score.w));
-}
-
-fn bits(four: vec4<bool>) -> u32 {
-  return dot(vec4u(four), vec4u(1u, 2u, 4u, 8u));
-}
-
 // A bit for each of a group's tokens that is a candidate.
 fn candidates_in(at: u32, row: Row) -> u32 {
   let begin = min(max(row.cand_begin, at * 16u) - at * 16u, 16u);
@@ -85,38 +79,31 @@ fn candidates_in(at: u32, row: Row) -> u32 {
   return ((1u << end) - 1u) & ~((1u << begin) - 1u);
 }
 
-// A bit for each of a group's candidates whose rank is `least` or more. Where the table is tame, floats tell.
-fn reaching(least: u32, group: Group, row: Row) -> u32 {
-  let s = group.scores;
-  var mask = 0u;
-  if (is_wild()) {
-    let floor = vec4u(least);
-    mask = bits(ranks_of(s.a) >= floor) | (bits(ranks_of(s.b) >= floor) << 4u) | (bits(ranks_of(s.c) >= floor) << 8u) |
-      (bits(ranks_of(s.d) >= floor) << 12u);
-  } else {
-    let floor = vec4f(score_of(max(least, LOWEST_RANK)));
-    mask = bits(s.a >= floor) | (bits(s.b >= floor) << 4u) | (bits(s.c >= floor) << 8u) | (bits(s.d >= floor) << 12u);
-  }
-  return mask & candidates_in(group.at, row);
+fn ranks_of(score: vec4f, valid: u32) -> vec4u {
+  let ranks = vec4u(rank_of(score.x), rank_of(score.y), rank_of(score.z), rank_of(score.w));
+  return select(vec4u(NO_CANDIDATE), ranks, (vec4u(valid) & vec4u(1u, 2u, 4u, 8u)) != vec4u(0u));
 }
 
-fn best_of_four(score: vec4f, valid: u32) -> u32 {
-  let ranks = select(vec4u(NO_CANDIDATE), ranks_of(score), (vec4u(valid) & vec4u(1u, 2u, 4u, 8u)) != vec4u(0u));
-  return max(max(ranks.x, ranks.y), max(ranks.z, ranks.w));
-}
-
-// The best rank of a group.
-fn best_in(group: Group, row: Row) -> u32 {
-  let s = group.scores;
-  let valid = candidates_in(group.at, row);
-  if (valid == 0xffffu && !is_wild()) {
-    let four = max(max(s.a, s.b), max(s.c, s.d));
-    return rank_of(max(max(four.x, four.y), max(four.z, four.w)));
-  }
-  return max(
-    max(best_of_four(s.a, valid), best_of_four(s.b, valid >> 4u)),
-    max(best_of_four(s.c, valid >> 8u), best_of_four(s.d, valid >> 12u)),
+fn ranked(at: u32, scores: Scores, valid: u32) -> Group {
+  return Group(
+    at,
+    ranks_of(scores.a, valid),
+    ranks_of(scores.b, valid >> 4u),
+    ranks_of(scores.c, valid >> 8u),
+    ranks_of(scores.d, valid >> 12u),
   );
+}
+
+fn best_of(group: Group) -> u32 {
+  let four = max(max(group.a, group.b), max(group.c, group.d));
+  return max(max(four.x, four.y), max(four.z, four.w));
+}
+
+// The best rank of a group. Where the table is tame, floats order as ranks do, and one token needs its rank.
+fn best_rank(at: u32, scores: Scores, valid: u32) -> u32 {
+  if (valid != 0xffffu || is_wild()) { return best_of(ranked(at, scores, valid)); }
+  let four = max(max(scores.a, scores.b), max(scores.c, scores.d));
+  return rank_of(max(max(four.x, four.y), max(four.z, four.w)));
 }
 
 // Scores in ascending order of m. The first two subvectors' codes come as arguments: loaded before they are used. The
@@ -145,30 +132,41 @@ fn score_sixteen(first_group: u32, at: u32, words_0: vec4u, words_1: vec4u) -> S
   return scores;
 }
 
-fn group_at(tile: Tile, at: u32) -> Group {
+fn group_at(tile: Tile, at: u32, row: Row) -> Group {
   var words_1 = vec4u();
   if (1u < SUBVECTORS) { words_1 = codes_of(tile.first_group, 1u, at); }
-  return Group(at, score_sixteen(tile.first_group, at, codes_of(tile.first_group, 0u, at), words_1));
+  let scores = score_sixteen(tile.first_group, at, codes_of(tile.first_group, 0u, at), words_1);
+  return ranked(at, scores, candidates_in(at, row));
 }
 
-fn count_group(cut: Cut, shift: u32, group: Group, row: Row) {
-  let valid = candidates_in(group.at, row);
-  count_four(cut, shift, group.scores.a, valid);
-  count_four(cut, shift, group.scores.b, valid >> 4u);
-  count_four(cut, shift, group.scores.c, valid >> 8u);
-  count_four(cut, shift, group.scores.d, valid >> 12u);
+fn count_group(cut: Cut, shift: u32, group: Group) {
+  count_four(cut, shift, group.a);
+  count_four(cut, shift, group.b);
+  count_four(cut, shift, group.c);
+  count_four(cut, shift, group.d);
 }
 
-fn count_four(cut: Cut, shift: u32, score: vec4f, valid: u32) {
-  if ((valid & 1u) != 0u) { count_rank(cut, shift, rank_of(score.x)); }
-  if ((valid & 2u) != 0u) { count_rank(cut, shift, rank_of(score.y)); }
-  if ((valid & 4u) != 0u) { count_rank(cut, shift, rank_of(score.z)); }
-  if ((valid & 8u) != 0u) { count_rank(cut, shift, rank_of(score.w)); }
+fn count_four(cut: Cut, shift: u32, ranks: vec4u) {
+  count_rank(cut, shift, ranks.x);
+  count_rank(cut, shift, ranks.y);
+  count_rank(cut, shift, ranks.z);
+  count_rank(cut, shift, ranks.w);
 }
 
-fn one_of(scores: Scores, k: u32) -> f32 {
-  let low = select(scores.a, scores.b, (k & 4u) != 0u);
-  let high = select(scores.c, scores.d, (k & 4u) != 0u);
+fn bits(four: vec4<bool>) -> u32 {
+  return dot(vec4u(four), vec4u(1u, 2u, 4u, 8u));
+}
+
+// A bit for each of a group's tokens whose rank is `least` or more.
+fn reaching(least: u32, group: Group) -> u32 {
+  let floor = vec4u(least);
+  return bits(group.a >= floor) | (bits(group.b >= floor) << 4u) | (bits(group.c >= floor) << 8u) |
+    (bits(group.d >= floor) << 12u);
+}
+
+fn one_of(group: Group, k: u32) -> u32 {
+  let low = select(group.a, group.b, (k & 4u) != 0u);
+  let high = select(group.c, group.d, (k & 4u) != 0u);
   let four = select(low, high, (k & 8u) != 0u);
   let two = select(four.xy, four.zw, (k & 2u) != 0u);
   return select(two.x, two.y, (k & 1u) != 0u);
@@ -187,7 +185,7 @@ fn write_taken(mask: u32, group: Group, out: u32) {
   var slot = out;
   for (var taken = mask; taken != 0u; taken &= taken - 1u) {
     let k = firstTrailingBit(taken);
-    candidate_ranks[slot] = rank_of(one_of(group.scores, k));
+    candidate_ranks[slot] = one_of(group, k);
     candidate_ix[slot] = group.at * 16u + k;
     slot += 1u;
   }
@@ -218,8 +216,8 @@ fn keep_narrowed(lane: u32, tile: Tile, row: Row, range: Cut, is_rescored: bool,
   for (var round = 0u; round <= MOST_PASSES; round++) {
     let shift = bin_shift(cut);
     for (var j = 0u; j < n_turns; j++) {
-      if (IS_LONG && is_rescored) { group = group_at(tile, tile.first + j * WG + lane); }
-      count_group(cut, shift, group, row);
+      if (IS_LONG && is_rescored) { group = group_at(tile, tile.first + j * WG + lane, row); }
+      count_group(cut, shift, group);
     }
     let found = choose_bin(lane, cut.need, shift);
     if (found.w == 0u && is_below) {
@@ -242,10 +240,10 @@ fn keep_narrowed(lane: u32, tile: Tile, row: Row, range: Cut, is_rescored: bool,
   }
   var so_far = vec2u();
   for (var j = 0u; j < n_turns; j++) {
-    if (IS_LONG && is_rescored) { group = group_at(tile, tile.first + j * WG + lane); }
-    let within = reaching(cut.low, group, row);
+    if (IS_LONG && is_rescored) { group = group_at(tile, tile.first + j * WG + lane, row); }
+    let within = reaching(cut.low, group);
     var above = 0u;
-    if (cut.high != 0xffffffffu) { above = reaching(cut.high + 1u, group, row); }
+    if (cut.high != 0xffffffffu) { above = reaching(cut.high + 1u, group); }
     let mine = vec2u(countOneBits(above), countOneBits(within & ~above));
     let upto = scan_inclusive(lane, mine);
     let before = so_far + upto - mine;
@@ -269,7 +267,7 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile_ix: u32, first_word
   // Every group's best.
   var words_0 = first_words_0;
   var words_1 = first_words_1;
-  var held = Group(NO_GROUP, Scores());
+  var held = Group();
   var best = NO_CANDIDATE;
   for (var j = 0u; j < n_own_chunks(); j++) {
     let at = tile.first + j * WG + lane;
@@ -280,10 +278,15 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile_ix: u32, first_word
       if (1u < SUBVECTORS) { words_1 = codes_of(first_group, 1u, at + WG); }
     }
     var group_best = NO_CANDIDATE;
-    if (candidates_in(at, row) != 0u) {
-      let group = Group(at, score_sixteen(first_group, at, now_0, now_1));
-      group_best = best_in(group, row);
-      if (!IS_LONG) { held = group; }
+    let valid = candidates_in(at, row);
+    if (valid != 0u) {
+      let scores = score_sixteen(first_group, at, now_0, now_1);
+      if (IS_LONG) {
+        group_best = best_rank(at, scores, valid);
+      } else {
+        held = ranked(at, scores, valid);
+        group_best = best_of(held);
+      }
     }
     if (IS_LONG) { wg_bests[j * WG + lane] = group_best; }
     best = max(best, group_best);
@@ -321,7 +324,7 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile_ix: u32, first_word
         slot += 1u;
       }
       workgroupBarrier();
-      if (lane < n_groups) { held = group_at(tile, tile.first + wg_bests[lane]); }
+      if (lane < n_groups) { held = group_at(tile, tile.first + wg_bests[lane], row); }
     }
   }
   keep_narrowed(lane, tile, row, range, n_groups > WG, held, list_ix * tiles_stride() + tile_ix * kept());

@@ -5,7 +5,6 @@
 // -0 below +0.
 
 const NO_CANDIDATE = 0u;
-const LOWEST_RANK = 0x007fffffu;  // of -inf
 
 fn rank_of(score: f32) -> u32 {
   let bits = bitcast<u32>(score);
@@ -13,9 +12,4 @@ fn rank_of(score: f32) -> u32 {
   let number = select(bits | 0x80000000u, ~bits, bits > 0x7fffffffu);
   let number_or_zero = select(number, 0x80000000u, magnitude == 0u);
   return select(number_or_zero, 1u, magnitude > 0x7f800000u);
-}
-
-// The score that has a rank; -0 has none of its own. From LOWEST_RANK on.
-fn score_of(rank: u32) -> f32 {
-  return bitcast<f32>(select(~rank, rank & 0x7fffffffu, rank > 0x7fffffffu));
 }
