@@ -1216,11 +1216,10 @@ fn merge(
 //
 // Which tokens are kept: a histogram of the ranks finds a bound that the n_heavy best reach and hardly any other; what
 // reaches it is kept where it fits, else (ties) exactly the n_heavy best. Either way a list's best are among them. In
-// a tile of several chunks only groups go into it that matter: the n_heavy-th highest of the invocations' best ranks
-// bounds the tile's n_heavy-th highest from below (n_heavy invocations hold one at least as high), few groups
-// reach it however long the tile, and those are scored again, an invocation each. Nothing here depends on neighbours'
-// scores being independent: in real keys they are not.
-// Preconditions: coded_stride is a multiple of 16.
+// a tile of several chunks only the groups go into it whose best ranks are the n_heavy best, and some more: no other group
+// can hold one of the n_heavy best tokens. They are scored again, an invocation each. Nothing here depends on
+// neighbours' scores being independent: in real keys they are not.
+// Preconditions: coded_stride is a multiple of 16; where IS_LONG, n_heavy is WG at most.
 
 override WG: u32;
 override LISTS: u32;    // lists per workgroup
@@ -1394,72 +1393,96 @@ fn write_taken(mask: u32, group: Group, out: u32) {
   }
 }
 
-// Marks what the tile does not keep as no candidates.
-fn write_none(lane: u32, out: u32, n_kept: u32) {
-  if (n_kept + lane < kept()) { candidate_ranks[out + n_kept + lane] = NO_CANDIDATE; }
-  if (n_kept + WG < kept()) {
-    for (var slot = n_kept + WG + lane; slot < kept(); slot += WG) { candidate_ranks[out + slot] = NO_CANDIDATE; }
-  }
-}
-
 // The sum of all invocations' counts, of which \`upto\` is the last's. Begins and ends with a barrier.
 fn total(lane: u32, upto: u32) -> u32 {
   if (lane == WG - 1u) { wg_total = upto; }
   return workgroupUniformLoad(&wg_total);
 }
 
-// Narrows a range of ranks until what reaches its low end fits, or to exactly the n_heavy best where ties do not, and
-// keeps that. The groups are one per invocation, or, if \`is_rescored\`, all of the tile.
-fn keep_narrowed(lane: u32, tile: Tile, row: Row, range: Cut, is_rescored: bool, held: Group, out: u32) {
-  let n_turns = select(1u, n_own_chunks(), is_rescored);
-  var group = held;
-  var cut = Cut(max(range.low, 1u), max(range.high, 1u), range.need);
-  var is_below = false;  // the range ends where the ranks do
-  var n_kept = 0u;
-  for (var round = 0u; round <= MOST_PASSES; round++) {
-    let shift = bin_shift(cut);
-    for (var j = 0u; j < n_turns; j++) {
-      if (IS_LONG && is_rescored) { group = group_at(tile, tile.first + j * WG + lane, row); }
-      count_group(cut, shift, group);
-    }
-    let found = choose_bin(lane, cut.need, shift);
-    if (found.w == 0u && is_below) {
-      // The tile has fewer candidates: all of them.
-      n_kept = row.n_heavy - cut.need + found.y;
-      cut = Cut(1u, 0xffffffffu, row.n_heavy);
-      break;
-    }
-    is_below = found.w == 0u;
-    cut = narrowed(cut, shift, found);
-    n_kept = row.n_heavy - found.y + found.w;
-    if (found.w > 0u && n_kept <= kept()) {
-      cut = Cut(cut.low, 0xffffffffu, n_kept);  // all of the bin
-      break;
-    }
-    if (found.z == 1u) {
-      n_kept = row.n_heavy;
-      break;
-    }
-  }
-  var so_far = vec2u();
-  for (var j = 0u; j < n_turns; j++) {
-    if (IS_LONG && is_rescored) { group = group_at(tile, tile.first + j * WG + lane, row); }
-    let within = reaching(cut.low, group);
-    var above = 0u;
-    if (cut.high != 0xffffffffu) { above = reaching(cut.high + 1u, group); }
-    let mine = vec2u(countOneBits(above), countOneBits(within & ~above));
-    let upto = scan_inclusive(lane, mine);
-    let before = so_far + upto - mine;
-    let left = cut.need - min(cut.need, before.y);
-    write_taken(above | lowest_bits(within & ~above, left), group, out + before.x + min(before.y, cut.need));
-    if (j + 1u < n_turns) { so_far += vec2u(total(lane, upto.x), total(lane, upto.y)); }
-  }
-  write_none(lane, out, n_kept);
-}
-
 // Chunks of a tile: known to the compiler where there is one.
 fn n_own_chunks() -> u32 {
   return select(1u, n_chunks(), IS_LONG);
+}
+
+// The cut that takes the n_heavy best of the groups' best ranks or of the held groups' ranks, from a range in which the
+// n_heavy-th highest should lie. If all that reaches the cut's low end are \`most\` at most, the cut takes them all.
+fn narrow(lane: u32, row: Row, range: Cut, of_groups: bool, held: Group, most: u32) -> Cut {
+  var cut = Cut(max(range.low, 1u), max(range.high, 1u), row.n_heavy);
+  var is_below = false;  // nothing lies below the range
+  for (var round = 0u; round < MOST_PASSES; round++) {
+    let shift = bin_shift(cut);
+    if (of_groups) {
+      for (var j = 0u; j < n_own_chunks(); j++) { count_rank(cut, shift, wg_bests[j * WG + lane]); }
+    } else {
+      count_group(cut, shift, held);
+    }
+    let found = choose_bin(lane, cut.need, shift);
+    if (found.w == 0u && is_below) { return Cut(1u, 0xffffffffu, row.n_heavy - cut.need + found.y); }  // fewer: all
+    is_below = found.w == 0u;
+    cut = narrowed(cut, shift, found);
+    let n_reaching = row.n_heavy - found.y + found.w;
+    if (found.w > 0u && n_reaching <= most) { return Cut(cut.low, 0xffffffffu, n_reaching); }
+    if (found.z == 1u) { return cut; }
+  }
+  return cut;
+}
+
+// Whether a cut takes all that reach its low end. Begins and ends with a barrier.
+fn takes_all(lane: u32, cut: Cut) -> bool {
+  return total(lane, cut.high) == 0xffffffffu;
+}
+
+// The groups that matter, at most WG of them: those whose best ranks are the n_heavy best, and those that come close. One
+// for each of the first invocations, in order. In uniform control flow only.
+fn group_that_matters(lane: u32, tile: Tile, row: Row, range: Cut) -> Group {
+  let cut = narrow(lane, row, range, true, Group(), WG);
+  let is_tied = !takes_all(lane, cut);
+  var n_tied = 0u;
+  for (var j = 0u; j < n_own_chunks(); j++) {
+    let best = wg_bests[j * WG + lane];
+    var matters = best >= cut.low;
+    if (is_tied) {
+      // Too many groups tie: the first of them.
+      let ties = u32(matters && best <= cut.high);
+      let upto = n_tied + scan_sum(lane, ties);
+      matters = matters && (ties == 0u || upto <= cut.need);
+      n_tied = total(lane, upto);
+    }
+    if (matters) { atomicOr(&wg_hits[(j * WG + lane) / 32u], 1u << (lane % 32u)); }
+  }
+  workgroupBarrier();
+  var hits = 0u;
+  if (lane < HIT_WORDS) {
+    hits = atomicLoad(&wg_hits[lane]);
+    atomicStore(&wg_hits[lane], 0u);
+  }
+  let upto = scan_sum(lane, countOneBits(hits));
+  let n_groups = total(lane, upto);
+  var slot = upto - countOneBits(hits);
+  for (; hits != 0u; hits &= hits - 1u) {
+    wg_bests[slot] = lane * 32u + firstTrailingBit(hits);
+    slot += 1u;
+  }
+  workgroupBarrier();
+  if (lane >= n_groups) { return Group(); }
+  return group_at(tile, tile.first + wg_bests[lane], row);
+}
+
+// Writes what a cut takes of the groups that the invocations hold. In uniform control flow only.
+fn write_cut(lane: u32, cut: Cut, held: Group, out: u32) {
+  let within = reaching(cut.low, held);
+  var above = 0u;
+  if (cut.high != 0xffffffffu) { above = reaching(cut.high + 1u, held); }
+  let mine = vec2u(countOneBits(above), countOneBits(within & ~above));
+  let upto = scan_inclusive(lane, mine);
+  let before = upto - mine;
+  let left = cut.need - min(cut.need, before.y);
+  write_taken(above | lowest_bits(within & ~above, left), held, out + before.x + min(before.y, cut.need));
+  let n_kept = total(lane, upto.x + min(upto.y, cut.need));
+  if (n_kept + lane < kept()) { candidate_ranks[out + n_kept + lane] = NO_CANDIDATE; }
+  if (n_kept + WG < kept()) {
+    for (var slot = n_kept + WG + lane; slot < kept(); slot += WG) { candidate_ranks[out + slot] = NO_CANDIDATE; }
+  }
 }
 
 // In uniform control flow only.
@@ -1495,42 +1518,11 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile_ix: u32, first_word
     best = max(best, group_best);
   }
   offer(lane, best, select(~best, 0u, best == NO_CANDIDATE));
-  var range = offered_range(row.n_heavy);
+  let range = offered_range(row.n_heavy);
 
-  // In a tile of one chunk every invocation stays with its group. In a longer one a bound from the invocations' best
-  // tells which groups matter.
-  var n_groups = 0u;
-  if (IS_LONG) {
-    let shift = bin_shift(range);
-    count_rank(range, shift, best);
-    let found = choose_bin(lane, row.n_heavy, shift);
-    var bound = 1u;
-    if (found.w > 0u) {
-      range.low += found.x << shift;
-      bound = max(range.low, 1u);
-    }
-    for (var j = 0u; j < n_own_chunks(); j++) {
-      if (wg_bests[j * WG + lane] >= bound) { atomicOr(&wg_hits[(j * WG + lane) / 32u], 1u << (lane % 32u)); }
-    }
-    workgroupBarrier();
-    var hits = 0u;
-    if (lane < HIT_WORDS) {
-      hits = atomicLoad(&wg_hits[lane]);
-      atomicStore(&wg_hits[lane], 0u);
-    }
-    let upto = scan_sum(lane, countOneBits(hits));
-    n_groups = total(lane, upto);
-    if (n_groups <= WG) {
-      var slot = upto - countOneBits(hits);
-      for (; hits != 0u; hits &= hits - 1u) {
-        wg_bests[slot] = lane * 32u + firstTrailingBit(hits);
-        slot += 1u;
-      }
-      workgroupBarrier();
-      if (lane < n_groups) { held = group_at(tile, tile.first + wg_bests[lane], row); }
-    }
-  }
-  keep_narrowed(lane, tile, row, range, n_groups > WG, held, list_ix * tiles_stride() + tile_ix * kept());
+  if (IS_LONG) { held = group_that_matters(lane, tile, row, range); }
+  let cut = narrow(lane, row, range, false, held, kept());
+  write_cut(lane, cut, held, list_ix * tiles_stride() + tile_ix * kept());
 }
 
 fn score_list(lane: u32, list_ix: u32, first_group: u32, tile: u32, words_0: vec4u, words_1: vec4u) {

@@ -44,23 +44,23 @@ export function defaultTuning(context: PlanContext): Tuning {
   const at = (invocations: number, mostChunks: number): Tuning => ({
     invocations,
     mostChunks,
-    workgroups: 256,
+    workgroups: isSoftware ? 32 : 256,
     listInvocations: Math.min(isSoftware ? 64 : 512, invocations),
     lists: 1,
     subgroupSize,
   });
   for (let invocations = Math.min(512, most); invocations > 64; invocations /= 2) {
-    // Where a list takes many tokens, every group of a long tile would reach the bound. Without a GPU tables cost little.
-    const takesMany = typeof config.heavySize === "number" && config.heavySize > invocations / 2;
-    const tuning = (takesMany || isSoftware ? [1] : [16, 1]).map((chunks) => at(invocations, chunks))
-      .find((tuning) => fits(context, tuning));
+    const tuning = [16, 1].map((chunks) => at(invocations, chunks)).find((tuning) => fits(context, tuning));
     if (tuning) return tuning;
   }
   return at(64, 1);
 }
 
-function kernelsAt({ config, device, weights }: PlanContext, tuning: Tuning): readonly Kernel[] {
-  const { subgroupSize, listInvocations: invocations } = tuning;
+function kernelsAt({ config, device, weights }: PlanContext, given: Tuning): readonly Kernel[] {
+  const { subgroupSize, listInvocations: invocations } = given;
+  // A long tile's groups that matter must find an invocation each.
+  const takesMany = typeof config.heavySize !== "number" || config.heavySize > given.invocations;
+  const tuning = takesMany ? { ...given, mostChunks: 1 } : given;
   const tiles = [false, true].slice(0, tuning.mostChunks > 1 ? 2 : 1).map((isLong) => scoreTiles(tuning, isLong));
   return twoDispatches(tiles, { tiling: tilingOf(tuning), invocations, subgroupSize }, { device, weights });
 }

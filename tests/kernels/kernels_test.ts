@@ -235,7 +235,13 @@ const QUERIES = {
 } as const;
 
 for (const [kind, { distinct, scale }] of Object.entries(QUERIES)) {
-  for (const [nCoded, heavy, invocations] of [[300, 20, 64], [1040, 130, 64], [4100, 500, 256], [9000, 33, 128]]) {
+  for (
+    const [nCoded, heavy, invocations] of [[300, 20, 64], [1040, 130, 64], [4100, 500, 256], [9000, 33, 128], [
+      5000,
+      64,
+      64,
+    ]]
+  ) {
     gpuTest(
       `score_tiles and lists: the best ${heavy} of ${nCoded} in tiles of ${16 * invocations}, ${kind}`,
       async (gpu) => {
@@ -261,7 +267,7 @@ for (const [kind, { distinct, scale }] of Object.entries(QUERIES)) {
         packedCodes.pack(Uint8Array.from(below(codes.length * 4, shape.centroids, 3)), codes);
         const subgroups = gpu.subgroupSize > 0 ? [0, gpu.subgroupSize] : [0];
         const choices = subgroups.flatMap((subgroupSize, ix) =>
-          [1, 4].map((mostChunks) => ({
+          (heavy <= invocations ? [1, 4] : [1]).map((mostChunks) => ({
             invocations,
             subgroupSize,
             lists: [4, 1][ix],
