@@ -1561,26 +1561,37 @@ fn score_tiles(
   }
 }
 `,
-  "score_topk/tiles.wgsl": `// How the candidates of a tile lie: candidate_ranks and candidate_ix are u32[lists, tiles, kept()], tiles by
-// capacity, so that rows do not move as tokens come. A tile is one chunk, or several where tokens are so many that more
-// workgroups than WORKGROUPS would do nothing but build the same table again.
+  "score_topk/tiles.wgsl": `// How the candidates of a tile lie: candidate_ranks and candidate_ix are u32[lists, tiles, kept()], with room for as many
+// tiles as there may be at the capacity. A tile is one chunk while all of them run at once or nearly so; then tiles
+// become longer, not more: another workgroup would wait for a free place, and build the same table again.
 
 override CHUNK: u32;        // tokens per chunk, a multiple of 4
-override MOST_CHUNKS: u32;  // per tile, a power of two
-override WORKGROUPS: u32;   // enough of them to keep a device busy
+override MOST_CHUNKS: u32;  // per tile
+override WORKGROUPS: u32;   // as many as run at once
 override SLACK: u32;        // candidates that a tile may keep beyond the most that a list takes
 
-// log2 of the chunks of a tile.
-fn chunk_bits() -> u32 {
-  let workgroups = BATCH * HEADS * ((params.coded_stride + CHUNK - 1u) / CHUNK);
-  return min(32u - countLeadingZeros((workgroups - 1u) / WORKGROUPS), countTrailingZeros(MOST_CHUNKS));
+fn divide_up(a: u32, b: u32) -> u32 { return (a + b - 1u) / b; }
+
+fn chunks_of(tokens: u32) -> u32 { return divide_up(tokens, CHUNK); }
+
+// Tiles per list that are long enough: one wave of workgroups, or what MOST_CHUNKS asks for.
+fn long_tiles(chunks: u32) -> u32 {
+  return max(max(WORKGROUPS / (BATCH * HEADS), 1u), divide_up(chunks, MOST_CHUNKS));
 }
 
-fn n_chunks() -> u32 { return 1u << chunk_bits(); }
-fn tiles_of(tokens: u32) -> u32 { return ((tokens + CHUNK - 1u) / CHUNK + n_chunks() - 1u) >> chunk_bits(); }
-fn n_tiles() -> u32 { return tiles_of(params.n_coded); }
+fn n_chunks() -> u32 {
+  let chunks = chunks_of(params.n_coded);
+  if (MOST_CHUNKS == 1u || chunks * BATCH * HEADS <= 2u * WORKGROUPS) { return 1u; }
+  return divide_up(chunks, long_tiles(chunks));
+}
+
+fn n_tiles() -> u32 { return divide_up(chunks_of(params.n_coded), n_chunks()); }
 fn kept() -> u32 { return min((params.heavy_stride + SLACK + 3u) / 4u * 4u, CHUNK); }
-fn tiles_stride() -> u32 { return tiles_of(params.coded_stride) * kept(); }
+
+fn tiles_stride() -> u32 {
+  let chunks = chunks_of(params.coded_stride);
+  return min(chunks, max(long_tiles(chunks), 2u * WORKGROUPS / (BATCH * HEADS))) * kept();
+}
 `,
   "topk/bitonic.wgsl": `// Shared part of every kernel that sorts with one workgroup: the comparators of a bitonic network
 // in its normalized form, where the smaller element always goes to the lower position. Positions

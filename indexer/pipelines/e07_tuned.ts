@@ -44,7 +44,7 @@ export function defaultTuning(context: PlanContext): Tuning {
   const at = (invocations: number, mostChunks: number): Tuning => ({
     invocations,
     mostChunks,
-    workgroups: isSoftware ? 32 : 256,
+    workgroups: isSoftware ? 16 : 128,
     listInvocations: Math.min(isSoftware ? 64 : 512, invocations),
     lists: 1,
     subgroupSize,

@@ -21,9 +21,9 @@ export const TILE = 2048;
 export interface Tiling {
   /** Tokens per chunk. */
   readonly chunk: number;
-  /** The most chunks that make a tile, a power of two. */
+  /** The most chunks that make a tile. */
   readonly mostChunks: number;
-  /** Workgroups enough to keep a device busy: beyond them tiles become longer, not more. */
+  /** Workgroups that run at once: beyond twice as many, tiles become longer, not more. */
   readonly workgroups: number;
   /** Candidates that a tile may keep beyond the most that a list takes. */
   readonly slack: number;
@@ -32,12 +32,21 @@ export interface Tiling {
 /** The tiles of e04 to e06, which keep exactly the best. */
 export const TILING: Tiling = { chunk: TILE, mostChunks: 1, workgroups: 1, slack: 0 };
 
-/** Tokens of a tile, by capacity. */
-export function tileSize(tiling: Tiling, shape: LayerShape, { codedStride }: StepShape): number {
-  const workgroups = shape.batch * shape.heads * Math.ceil(codedStride / tiling.chunk);
-  let chunks = 1;
-  while (chunks < tiling.mostChunks && workgroups > chunks * tiling.workgroups) chunks *= 2;
-  return tiling.chunk * chunks;
+/** Tiles per list that are long enough: one wave of workgroups, or what `mostChunks` asks for. */
+function longTiles({ workgroups, mostChunks }: Tiling, { batch, heads }: LayerShape, chunks: number): number {
+  return Math.max(Math.floor(workgroups / (batch * heads)), 1, Math.ceil(chunks / mostChunks));
+}
+
+/** Chunks of a tile: one while all workgroups run at once or nearly so. */
+export function chunksPerTile(tiling: Tiling, shape: LayerShape, { nCoded }: StepShape): number {
+  const chunks = Math.ceil(nCoded / tiling.chunk);
+  if (tiling.mostChunks === 1 || chunks * shape.batch * shape.heads <= 2 * tiling.workgroups) return 1;
+  return Math.ceil(chunks / longTiles(tiling, shape, chunks));
+}
+
+/** Tokens of a tile. */
+export function tileSize(tiling: Tiling, shape: LayerShape, step: StepShape): number {
+  return tiling.chunk * chunksPerTile(tiling, shape, step);
 }
 
 /** Tiles of a step. */
@@ -50,9 +59,11 @@ export function keptPerTile(tiling: Tiling, step: StepShape): number {
   return Math.min(Math.ceil((step.heavyStride + tiling.slack) / 4) * 4, tiling.chunk);
 }
 
-/** Entries from one list's candidates to the next. */
+/** Entries from one list's candidates to the next: as many tiles as there may be at the capacity. */
 export function tilesStride(tiling: Tiling, shape: LayerShape, step: StepShape): number {
-  return Math.ceil(step.codedStride / tileSize(tiling, shape, step)) * keptPerTile(tiling, step);
+  const chunks = Math.ceil(step.codedStride / tiling.chunk);
+  const short = Math.floor(2 * tiling.workgroups / (shape.batch * shape.heads));
+  return Math.min(chunks, Math.max(longTiles(tiling, shape, chunks), short)) * keptPerTile(tiling, step);
 }
 
 /** u32 `[B, H, rows, tiles, kept]`: ranks, 0 where a tile has fewer candidates */

@@ -13,9 +13,9 @@ import {
   candidateIx,
   candidateRanks,
   candidatesTwin,
+  chunksPerTile,
   keptPerTile,
   nTiles,
-  tileSize,
   type Tiling,
   tilingOverrides,
 } from "./candidates.ts";
@@ -24,7 +24,7 @@ import {
 export interface ScoreTilesOptions extends Scan {
   /** The most chunks of 16 tokens per invocation that make a tile. */
   readonly mostChunks: number;
-  /** Workgroups enough to keep the device busy. */
+  /** Workgroups that run at once. */
   readonly workgroups: number;
   /** Lists (query heads of a group, rows) per workgroup, which share the reading of codes. */
   readonly lists: number;
@@ -86,7 +86,7 @@ export function scoreTiles(options: ScoreTilesOptions, isLong: boolean): Kernel 
       workgroupBytes: scoreTilesBytes(shape, options, isLong),
     }),
     work(shape, step) {
-      if (!needsScores(step) || isLong !== tileSize(tiling, shape, step) > tiling.chunk) {
+      if (!needsScores(step) || isLong !== chunksPerTile(tiling, shape, step) > 1) {
         return { workgroups: 0, bytesMoved: 0 };
       }
       const lists = shape.heads / shape.kvHeads * step.rows.length;

@@ -272,7 +272,7 @@ for (const [kind, { distinct, scale }] of Object.entries(QUERIES)) {
             subgroupSize,
             lists: [4, 1][ix],
             mostChunks,
-            workgroups: 2,
+            workgroups: 1,
           }))
         );
         let first: ElementArray | undefined;
