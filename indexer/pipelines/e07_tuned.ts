@@ -37,7 +37,7 @@ export interface Tuning extends ScoreTilesOptions {
 
 /** Sizes that do well without measuring: large workgroups and long tiles, smaller ones where workgroup memory is short. */
 export function defaultTuning(context: PlanContext): Tuning {
-  const { config, device } = context;
+  const { device } = context;
   const { limits, subgroupSize } = device;
   const { isSoftware } = device.info;
   const most = Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX);
