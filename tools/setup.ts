@@ -1,13 +1,15 @@
 /**
- * Makes sure that WebGPU finds an adapter: `deno task setup`. Idempotent; writes to stderr only.
+ * Makes sure that WebGPU finds an adapter: `deno task setup`. Idempotent; writes to stderr only. With `--browser` also
+ * that Chromium is there.
  *
- * On Debian and Ubuntu, as root, it installs Mesa's software Vulkan; elsewhere it prints the command
- * for that platform. It always exits 0: what needs a GPU says so itself.
+ * On Debian and Ubuntu, as root, it installs Mesa's software Vulkan and Debian's Chromium; elsewhere it prints what to
+ * install. It always exits 0: what needs a GPU or a browser says so itself.
  *
  * @module
  */
 
 import { gpuInstallHint } from "../kernels/gpu/host.ts";
+import { findChromium } from "./chromium.ts";
 
 /** What the machine is, as far as setup cares. */
 export interface Machine {
@@ -45,26 +47,43 @@ async function hasAdapter(): Promise<boolean> {
   return await run(Deno.execPath(), ["eval", probe], true) === 0;
 }
 
-if (import.meta.main) {
-  const machine: Machine = {
-    hasAdapter: await hasAdapter(),
-    isRoot: Deno.build.os === "linux" && Deno.uid() === 0,
-    hasApt: Deno.build.os === "linux" && await run("apt-get", ["--version"], true) === 0,
-  };
-  const action = decide(machine);
+/** Installs a package as root; the package lists may be missing or stale, so they are updated if the first try fails. */
+async function install(name: string): Promise<void> {
+  const args = ["install", "-y", "-qq", "--no-install-recommends", name];
+  if (await run("apt-get", args, true) === 0) return;
+  await run("apt-get", ["update", "-qq"]);
+  await run("apt-get", args);
+}
+
+async function setupAdapter(machine: Omit<Machine, "hasAdapter">): Promise<void> {
+  const action = decide({ ...machine, hasAdapter: await hasAdapter() });
+  if (action === "ready") return;
   if (action === "install") {
     console.error(
       "setup: no WebGPU adapter; installing Mesa's software Vulkan (apt-get install mesa-vulkan-drivers) …",
     );
-    const install = ["install", "-y", "-qq", "--no-install-recommends", "mesa-vulkan-drivers"];
-    // The package lists may be missing or stale: update only if the first try fails.
-    if (await run("apt-get", install, true) !== 0) {
-      await run("apt-get", ["update", "-qq"]);
-      await run("apt-get", install);
-    }
-    if (await hasAdapter()) console.error("setup: done, WebGPU runs on the CPU (llvmpipe)");
-    else console.error(`setup: still no WebGPU adapter; ${gpuInstallHint()}`);
-  } else if (action === "tell") {
-    console.error(`setup: no WebGPU adapter; ${gpuInstallHint()}`);
+    await install("mesa-vulkan-drivers");
+    if (await hasAdapter()) return console.error("setup: done, WebGPU runs on the CPU (llvmpipe)");
   }
+  console.error(`setup: ${action === "install" ? "still " : ""}no WebGPU adapter; ${gpuInstallHint()}`);
+}
+
+async function setupBrowser({ isRoot, hasApt }: Omit<Machine, "hasAdapter">): Promise<void> {
+  const isThere = () => findChromium().then((path) => path !== undefined);
+  if (await isThere()) return;
+  if (isRoot && hasApt) {
+    console.error("setup: no Chromium; installing it (apt-get install chromium) …");
+    await install("chromium");
+    if (await isThere()) return console.error("setup: done, Chromium is there");
+  }
+  console.error("setup: no Chromium; install it, or set CHROMIUM to the path of one");
+}
+
+if (import.meta.main) {
+  const machine = {
+    isRoot: Deno.build.os === "linux" && Deno.uid() === 0,
+    hasApt: Deno.build.os === "linux" && await run("apt-get", ["--version"], true) === 0,
+  };
+  await setupAdapter(machine);
+  if (Deno.args.includes("--browser")) await setupBrowser(machine);
 }

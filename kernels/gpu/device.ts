@@ -344,7 +344,8 @@ function fixedSubgroupSize(info: GPUAdapterInfo | undefined): number {
 }
 
 function describe(info: GPUAdapterInfo | undefined): GpuInfo {
-  const description = info?.description || info?.device || "unknown adapter";
+  const named = [info?.vendor, info?.architecture].filter(Boolean).join(" "); // all that browsers say
+  const description = info?.description || info?.device || named || "unknown adapter";
   const fallback = (info as { isFallbackAdapter?: boolean } | undefined)?.isFallbackAdapter;
   return {
     vendor: info?.vendor ?? "",

@@ -1,0 +1,166 @@
+/**
+ * What runs inside the browser: Tint's word on every WGSL text that a plan can name, and a step of every pipeline on
+ * the GPU, checked there.
+ *
+ * @module
+ */
+
+import { checkCodes, checkSelection } from "../../indexer/checks.ts";
+import { type PqConfig, resolveConfig } from "../../indexer/config.ts";
+import { PIPELINES } from "../../indexer/pipelines/mod.ts";
+import { PqIndexer } from "../../indexer/pq_indexer.ts";
+import { type DeviceFacts, Gpu } from "../../kernels/gpu/device.ts";
+import { composeWgsl } from "../../kernels/gpu/wgsl.ts";
+
+/** What the page reports. */
+export interface Report {
+  readonly adapter: string;
+  /** Distinct texts given to the compiler. */
+  readonly texts: number;
+  /** Those that begin with `enable subgroups;`. */
+  readonly withSubgroups: number;
+  /** "kernel: type file:line:column message" of whatever the compiler says. */
+  readonly messages: readonly string[];
+  /** Pipelines that ran, with the kernels that their step dispatched. */
+  readonly ran: Readonly<Record<string, number>>;
+  /** What is wrong with their codes, lists or weights. */
+  readonly problems: readonly string[];
+}
+
+/** A step to run; tiles of three chunks or more on any device of 256 invocations. */
+export const CONFIG: PqConfig = {
+  batch: 2,
+  heads: 4,
+  kvHeads: 2,
+  headWidth: 24,
+  subvectors: 3,
+  bits: 4,
+  sinkSize: 16,
+  windowSize: 32,
+  heavySize: 64,
+};
+const TOKENS = 5000;
+
+function noise(count: number, seed: number): Float32Array {
+  let state = seed;
+  return Float32Array.from({ length: count }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 31 - 1;
+  });
+}
+
+/** Devices whose limits and subgroups lead to every kind of plan. */
+function devices(gpu: Gpu): DeviceFacts[] {
+  const all: DeviceFacts[] = [];
+  for (const isSoftware of [false, true]) {
+    for (const subgroupSize of [0, 4, 32]) {
+      for (const bytes of [gpu.limits.maxComputeWorkgroupStorageSize, 1024]) {
+        for (const buffers of [gpu.limits.maxStorageBuffersPerShaderStage, 8]) {
+          const limits = {
+            ...gpu.limits,
+            maxComputeWorkgroupStorageSize: bytes,
+            maxStorageBuffersPerShaderStage: buffers,
+          };
+          all.push({ limits, info: { isSoftware }, subgroupSize });
+        }
+      }
+    }
+  }
+  return all;
+}
+
+async function compileAll(gpu: Gpu): Promise<Pick<Report, "texts" | "withSubgroups" | "messages">> {
+  const seen = new Set<string>(), messages: string[] = [];
+  for (const metric of ["euclidean", "ip"] as const) {
+    for (const heavySize of [64, 4096, { ratio: 0.1 }]) {
+      const config = resolveConfig({ ...CONFIG, metric, heavySize });
+      for (const device of devices(gpu)) {
+        for (const weights of [false, true]) {
+          for (const pipeline of PIPELINES) {
+            for (const kernel of pipeline.kernelsFor({ config, device, weights })) {
+              const { code, locate } = composeWgsl(kernel.wgsl);
+              if (seen.has(code)) continue;
+              seen.add(code);
+              const missing = /^enable f16;/m.test(code) && !gpu.features.has("shader-f16");
+              if (missing) continue;
+              gpu.device.pushErrorScope("validation");
+              const module = gpu.device.createShaderModule({ label: kernel.name, code });
+              const info = await module.getCompilationInfo();
+              await gpu.device.popErrorScope();
+              for (const { type, lineNum, linePos, message } of info.messages) {
+                const { file, line } = locate(lineNum);
+                messages.push(`${kernel.name}: ${type} ${file}:${line}:${linePos} ${message}`);
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+  return {
+    texts: seen.size,
+    withSubgroups: [...seen].filter((code) => /^enable subgroups;/m.test(code)).length,
+    messages,
+  };
+}
+
+async function runAll(gpu: Gpu): Promise<Pick<Report, "ran" | "problems">> {
+  const ran: Record<string, number> = {}, problems: string[] = [];
+  const { shape } = resolveConfig(CONFIG);
+  const nKv = shape.batch * shape.kvHeads;
+  const codebook = { centroids: noise(nKv * shape.headWidth * shape.centroids, 1) };
+  const keys = noise(nKv * TOKENS * shape.headWidth, 2);
+  const query = noise(shape.batch * shape.heads * shape.headWidth, 3), newKeys = noise(nKv * shape.headWidth, 4);
+  let first: Uint8Array | undefined;
+  for (const pipeline of PIPELINES) {
+    if (pipeline.runsOn !== "gpu") continue;
+    const index = await PqIndexer.create({ ...CONFIG, pipeline, device: gpu.device, weights: true, codebook });
+    try {
+      await index.append(keys);
+      await index.step(noise(query.length, 5), newKeys); // whose weights the next one must clear
+      const data = await (await index.step(query, newKeys)).read();
+      const codes = await index.readCodes();
+      ran[pipeline.id] = index.dispatchesPerStep();
+      if (first === undefined) {
+        const coded = keysOf(shape.headWidth, nKv, [keys, newKeys, newKeys], index.initOffset!);
+        const { errors, firstError } = checkCodes(shape, codebook, coded, codes);
+        if (errors > 0) problems.push(`${pipeline.id}: ${errors} codes are wrong: ${firstError}`);
+      } else if (codes.length !== first.length || codes.some((code, ix) => code !== first![ix])) {
+        problems.push(`${pipeline.id}: other codes than those of the first pipeline`);
+      }
+      first ??= codes;
+      const nTokens = index.tokens, { config } = index;
+      const { errors, firstError } = checkSelection(
+        { config, initOffset: index.initOffset!, codebook, codes, nTokens, query, weights: true },
+        data,
+      );
+      if (errors > 0) problems.push(`${pipeline.id}: ${errors} lists are wrong: ${firstError}`);
+    } finally {
+      index.destroy();
+    }
+  }
+  return { ran, problems };
+}
+
+/** Joins keys f32 `[B, Hkv, t, D]` along t, without the first `skip`. */
+function keysOf(width: number, nKv: number, parts: readonly Float32Array[], skip: number): Float32Array {
+  const total = parts.reduce((sum, part) => sum + part.length, 0) / nKv;
+  const joined = new Float32Array(nKv * (total - skip * width));
+  for (let kv = 0; kv < nKv; kv++) {
+    const row = new Float32Array(total);
+    let at = 0;
+    for (const part of parts) {
+      const each = part.length / nKv;
+      row.set(part.subarray(kv * each, (kv + 1) * each), at);
+      at += each;
+    }
+    joined.set(row.subarray(skip * width), kv * (total - skip * width));
+  }
+  return joined;
+}
+
+/** Runs everything; the runner calls it. */
+export async function main(): Promise<Report> {
+  const gpu = await Gpu.shared();
+  return { adapter: gpu.info.description, ...await compileAll(gpu), ...await runAll(gpu) };
+}
