@@ -6,10 +6,8 @@
 
 import { Gpu } from "../kernels/gpu/device.ts";
 import { GpuUnavailableError } from "../kernels/gpu/errors.ts";
-import { checkSelection } from "../indexer/checks.ts";
-import { PIPELINES } from "../indexer/pipelines/mod.ts";
+import { agreesToTheByte, PIPELINES } from "../indexer/pipelines/mod.ts";
 import type { Pipeline } from "../indexer/pipelines/pipeline.ts";
-import { listOf } from "../indexer/selection.ts";
 import {
   bold,
   type Command,
@@ -23,6 +21,7 @@ import {
 import { gaussian } from "../experiments/inputs/synthetic.ts";
 import { drawState, openIndex, type Workload, type WorkloadState } from "../experiments/inputs/workload.ts";
 import { Bench } from "../experiments/measure.ts";
+import { verifySteps } from "../experiments/verify_steps.ts";
 import { type Provenance, provenance } from "../experiments/provenance.ts";
 import { summarize, type Summary } from "../experiments/stats.ts";
 import { type Case, casesFor, leastBytes, SEED } from "./cases.ts";
@@ -91,58 +90,6 @@ const WIDTHS = [-16, 6, 9, 7, 9, 8, 8, 10, 8, 9];
 function fileName({ adapter, date }: Provenance): string {
   const name = adapter.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
   return `${name}-${date.slice(0, 10)}.json`;
-}
-
-/**
- * Two steps, of which the second clears the weights of the first: the second against the oracle or, from the second
- * GPU pipeline on, codes, lists and weights against the bytes of the first.
- */
-async function verify(
-  pipeline: Pipeline,
-  workload: Workload,
-  state: WorkloadState,
-  gpu: Gpu | undefined,
-  first: string | undefined,
-): Promise<{ problem: string; bytes: string }> {
-  using index = await openIndex(workload, state, pipeline, gpu?.device, 8);
-  const { batch, heads, kvHeads, headWidth } = workload;
-  const query = gaussian(batch * heads * headWidth, 5), newKeys = gaussian(batch * kvHeads * headWidth, 6);
-  await index.step(gaussian(query.length, 4), newKeys);
-  const data = await (await index.step(query, newKeys)).read();
-  const codes = await index.readCodes();
-  const bytes = await digest([
-    codes,
-    data.lengths,
-    ...Array.from(data.lengths, (_, list) => listOf(data, list)),
-    ...(data.weights ? [data.weights] : []),
-  ]);
-  if (pipeline.runsOn === "gpu" && first !== undefined) {
-    return { problem: bytes === first ? "" : "other bytes than the first GPU pipeline", bytes };
-  }
-  const { errors, firstError } = checkSelection({
-    config: index.config,
-    initOffset: index.initOffset!,
-    codebook: index.codebook,
-    codes,
-    nTokens: index.tokens,
-    query,
-    weights: workload.weights,
-  }, data);
-  return { problem: errors > 0 ? firstError : "", bytes };
-}
-
-/** SHA-256 of all parts, each hashed by itself first, in hex. */
-async function digest(parts: readonly (Uint8Array | Uint32Array | Float32Array)[]): Promise<string> {
-  const each = parts.map(async (part) => {
-    const { buffer, byteOffset, byteLength } = part;
-    return new Uint8Array(
-      await crypto.subtle.digest("SHA-256", new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength)),
-    );
-  });
-  const all = new Uint8Array(32 * parts.length);
-  for (const [ix, hash] of (await Promise.all(each)).entries()) all.set(hash, 32 * ix);
-  return Array.from(new Uint8Array(await crypto.subtle.digest("SHA-256", all)), (b) => b.toString(16).padStart(2, "0"))
-    .join("");
 }
 
 const orNull = (samples: readonly number[]): Summary | null => samples.length > 0 ? summarize(samples) : null;
@@ -347,8 +294,8 @@ if (import.meta.main) {
       for (const pipeline of pipelines) {
         progress.phase(`${label}: ${pipeline.id} ${pipeline.title}`);
         progress.update(done++, cases.length * pipelines.length);
-        const { problem, bytes } = await verify(pipeline, one.workload, state, gpu, first);
-        if (pipeline.runsOn === "gpu" && problem === "") first ??= bytes; // what others are compared with is right
+        const { problem, bytes } = await verifySteps(pipeline, one.workload, state, gpu, first);
+        if (agreesToTheByte(pipeline) && problem === "") first ??= bytes; // what others are compared with is right
         const row = pipeline.runsOn === "gpu"
           ? await measureGpu(gpu!, pipeline, one, state, samples, problem)
           : await measureCpu(pipeline, one, state, samples, problem);

@@ -6,9 +6,10 @@
 
 import { Gpu } from "../kernels/gpu/device.ts";
 import { GpuUnavailableError } from "../kernels/gpu/errors.ts";
-import { resolveConfig } from "../indexer/config.ts";
 import { DEFAULT_PIPELINE, pipelineById } from "../indexer/pipelines/mod.ts";
 import { DEFAULT_DEVICE, planStep } from "../indexer/pipelines/plan.ts";
+import { tuningFor } from "../indexer/tuning.ts";
+import { CONFIG_FLAGS, configFrom } from "./config_flags.ts";
 import { bold, type Command, dim, prepareOutput, runCommand, UsageError } from "./cli.ts";
 
 const COMMAND: Command = {
@@ -17,18 +18,11 @@ const COMMAND: Command = {
   flags: {
     pipeline: { value: "ID", help: "which iteration", default: DEFAULT_PIPELINE.id },
     tokens: { value: "N", help: "tokens after the step", default: "32000" },
-    batch: { value: "B", help: "sequences", default: "1" },
-    heads: { value: "H", help: "query heads", default: "32" },
-    "kv-heads": { value: "N", help: "KV heads (default: as many as query heads)" },
-    "head-width": { value: "D", help: "width of a head", default: "128" },
-    subvectors: { value: "M", help: "subvectors per key", default: "2" },
-    bits: { value: "N", help: "bits per code, 1 to 8", default: "6" },
-    sink: { value: "S", help: "sink tokens, or a share such as 1%", default: "128" },
-    window: { value: "W", help: "window tokens, or a share", default: "128" },
-    heavy: { value: "K", help: "heavy tokens, or a share", default: "128" },
+    ...CONFIG_FLAGS,
     rows: { value: "N", help: "query rows", default: "1" },
     "new-tokens": { value: "N", help: "new keys per KV head", default: "1" },
     "no-weights": { value: "", help: "without dense weights" },
+    tuning: { value: "FILE", help: "take sizes from what deno task tune wrote for this machine" },
     "any-device": { value: "", help: "plan for WebGPU's default limits in place of this machine's adapter" },
     json: { value: "FILE", help: "write the plan as JSON" },
   },
@@ -42,22 +36,10 @@ function line(cells: readonly string[]): string {
 
 if (import.meta.main) {
   await runCommand(COMMAND, async (args) => {
-    const most = 2 ** 20;
-    let pipeline, config;
-    const heads = args.integer("heads", 1, most);
+    const { config } = configFrom(args);
+    let pipeline;
     try {
       pipeline = pipelineById(args.text("pipeline")!);
-      config = resolveConfig({
-        batch: args.integer("batch", 1, most),
-        heads,
-        kvHeads: args.text("kv-heads") === undefined ? heads : args.integer("kv-heads", 1, most),
-        headWidth: args.integer("head-width", 1, most),
-        subvectors: args.integer("subvectors", 1, most),
-        bits: args.integer("bits", 1, 8),
-        sinkSize: args.size("sink"),
-        windowSize: args.size("window"),
-        heavySize: args.size("heavy"),
-      });
     } catch (error) {
       if (error instanceof RangeError) throw new UsageError(error.message);
       throw error;
@@ -70,8 +52,14 @@ if (import.meta.main) {
       if (error instanceof GpuUnavailableError) return undefined;
       throw error;
     });
-    const device = gpu ?? DEFAULT_DEVICE;
-    const plan = planStep(pipeline, { config, device, weights: !args.has("no-weights"), tokens, rows, newTokens });
+    const device = gpu ?? DEFAULT_DEVICE, weights = !args.has("no-weights");
+    const file = args.text("tuning");
+    if (file !== undefined) {
+      const tuning = gpu && await tuningFor(file, gpu.info, config, weights);
+      if (tuning && pipeline.tuned) pipeline = pipeline.tuned(tuning);
+      else console.log(`${file} has nothing for this device, driver and shape: the defaults`);
+    }
+    const plan = planStep(pipeline, { config, device, weights, tokens, rows, newTokens });
     console.log(
       `${pipeline.id} ${pipeline.title} on ${gpu?.info.description ?? "any device (WebGPU's default limits)"}`,
     );

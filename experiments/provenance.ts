@@ -6,6 +6,7 @@
 
 import { fileURLToPath } from "node:url";
 import type { GpuInfo } from "../kernels/gpu/device.ts";
+import { hostDriver } from "../kernels/gpu/host.ts";
 
 /** Provenance of a run. */
 export interface Provenance {
@@ -32,25 +33,13 @@ export async function provenance(info: GpuInfo | undefined): Promise<Provenance>
   return {
     adapter: info?.description ?? "none",
     software: info?.isSoftware ?? false,
-    driver: info ? await driver(info) : "none",
+    driver: info ? await hostDriver(info) : "none",
     deno: Deno.version.deno,
     platform: `${Deno.build.os} ${Deno.build.arch}`,
     cores: navigator.hardwareConcurrency,
     commit: await commit(),
     date: new Date().toISOString(),
   };
-}
-
-async function driver(info: GpuInfo): Promise<string> {
-  if (/nvidia/i.test(`${info.vendor} ${info.description}`)) {
-    const version = await output("nvidia-smi", ["--query-gpu=driver_version", "--format=csv,noheader"]);
-    if (version) return `NVIDIA ${version.split("\n")[0]}`;
-  }
-  if (info.isSoftware) {
-    const version = await output("dpkg-query", ["--show", "--showformat=${Version}", "mesa-vulkan-drivers"]);
-    if (version) return `Mesa ${version}`;
-  }
-  return "unknown";
 }
 
 async function commit(): Promise<string> {
@@ -62,7 +51,7 @@ async function commit(): Promise<string> {
 }
 
 /** A program's trimmed output, or undefined if it is not there or fails. */
-async function output(program: string, args: string[], cwd?: string): Promise<string | undefined> {
+async function output(program: string, args: string[], cwd: string): Promise<string | undefined> {
   try {
     const { success, stdout } = await new Deno.Command(program, { args, cwd, stderr: "null" }).output();
     return success ? new TextDecoder().decode(stdout).trim() : undefined;

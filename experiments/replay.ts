@@ -156,6 +156,7 @@ async function verifiedRun(
       nTokens,
       query,
       weights: true,
+      halfTables: pipeline.halfTables,
     };
     // The oracle is checked another way than against itself.
     const isOracle = pipeline.id === "e00";

@@ -7,8 +7,8 @@
 import { fileURLToPath } from "node:url";
 import { Gpu } from "../kernels/gpu/device.ts";
 import { GpuUnavailableError } from "../kernels/gpu/errors.ts";
-import { scoreBound } from "../indexer/bounds.ts";
-import { type Check, checkCodes, checkSelection, joinChecks } from "../indexer/checks.ts";
+
+import { boundedScores, type Check, checkCodes, checkSelection, joinChecks } from "../indexer/checks.ts";
 import { PIPELINES } from "../indexer/pipelines/mod.ts";
 import { PqIndexer } from "../indexer/pq_indexer.ts";
 import { referenceScores, referenceTable } from "../indexer/reference.ts";
@@ -69,6 +69,7 @@ export async function verifyCase(golden: GoldenCase, pipeline: string): Promise<
     nTokens: golden.tokens,
     query: golden.query,
     weights: true,
+    halfTables: index.pipeline.halfTables,
   }, data);
   const checks = [checkGoldenCodes(golden, index, codes), own, checkGoldenLists(golden, index, codes, data)];
   const joined = joinChecks(checks);
@@ -138,23 +139,21 @@ function checkGoldenLists(golden: GoldenCase, index: PqIndexer, codes: Uint8Arra
   const n = index.codedTokens;
   const lut = referenceTable(shape, index.codebook!, golden.query);
   const scores = referenceScores(shape, lut, codes, batch * heads);
-  const sizes = (term: (q: number, c: number) => number) =>
-    referenceScores(shape, referenceTable(shape, index.codebook!, golden.query, term), codes, batch * heads);
-  const magnitudes = sizes((q, c) => Math.abs(q * c));
-  const operands = sizes((q, c) => Math.abs(q) + Math.abs(c));
   const nFile = golden.scores.length / (batch * heads);
   const codesAgree = nFile === n && golden.codesAfter.every((code, at) => {
     const perToken = golden.kvHeads * golden.subvectors;
     const b = Math.floor(at / (perToken * n)), i = Math.floor(at / perToken) % n;
     return codes[(b * perToken + at % perToken) * n + i] === code;
   });
-  const bound = (list: number, i: number) => scoreBound(shape, magnitudes[list * n + i], operands[list * n + i], false);
+  const about = { config: index.config, codes, query: golden.query };
+  const theirBounds = boundedScores(about, index.codebook!, scores);
+  const ourBounds = boundedScores({ ...about, halfTables: index.pipeline.halfTables }, index.codebook!, scores);
 
   for (let list = 0; list < batch * heads; list++) {
     if (codesAgree) {
       for (let i = 0; i < n; i++) {
         const theirs = golden.scores[list * nFile + i];
-        if (!(Math.abs(theirs - scores[list * n + i]) <= bound(list, i))) {
+        if (!(Math.abs(theirs - scores[list * n + i]) <= theirBounds.bound(list, i))) {
           return fail(`list ${list}: the file's score of coded token ${i} is ${theirs}, ours ${scores[list * n + i]}`);
         }
       }
@@ -178,7 +177,7 @@ function checkGoldenLists(golden: GoldenCase, index: PqIndexer, codes: Uint8Arra
     const heavy = (of: number[]) => of.filter(isHeavy).map((token) => token - initOffset);
     const sorted = (of: number[]) => heavy(of).map((i) => scores[list * n + i]).sort((a, b) => b - a);
     const ourScores = sorted(ours), theirScores = sorted(theirs);
-    const slack = 2 * Math.max(0, ...heavy([...ours, ...theirs]).map((i) => bound(list, i)));
+    const slack = 2 * Math.max(0, ...heavy([...ours, ...theirs]).map((i) => ourBounds.bound(list, i)));
     const wrong = ourScores.findIndex((score, rank) => !(Math.abs(score - theirScores[rank]) <= slack));
     if (wrong >= 0) {
       return fail(`list ${list}: score of rank ${wrong} is ${ourScores[wrong]}, the file's is ${theirScores[wrong]}`);

@@ -10,7 +10,7 @@ import { Gpu } from "../kernels/gpu/device.ts";
 import { GpuUnavailableError } from "../kernels/gpu/errors.ts";
 import { initOffsetAt, type Metric, type PqConfig, resolveConfig } from "../indexer/config.ts";
 import { trainCentroids } from "../indexer/kmeans.ts";
-import { PIPELINES } from "../indexer/pipelines/mod.ts";
+import { agreesToTheByte, PIPELINES } from "../indexer/pipelines/mod.ts";
 import { bold, type Command, dim, prepareOutput, Progress, runCommand, UsageError, verdict, wrap } from "./cli.ts";
 import { BUNDLED_CAPTURE, keysOf, loadCapture } from "./inputs/capture.ts";
 import { provenance } from "./provenance.ts";
@@ -121,12 +121,12 @@ if (import.meta.main) {
         if (isReference) meter.add(step, nTokens, lists);
       });
       const isFirst = firstDigest === undefined;
-      if (pipeline.runsOn === "gpu") firstDigest ??= result.digest;
+      if (agreesToTheByte(pipeline)) firstDigest ??= result.digest;
       const problem = result.check.errors > 0
         ? `${result.check.errors} errors; first: ${result.check.firstError}`
         : result.reproducible === false
         ? "a second run gave other bytes"
-        : pipeline.runsOn === "gpu" && !isFirst && result.digest !== firstDigest
+        : agreesToTheByte(pipeline) && !isFirst && result.digest !== firstDigest
         ? "other bytes than the GPU pipelines before it"
         : "";
       rows.push({ ...result, verified: problem === "", problem });

@@ -39,6 +39,22 @@ export function scoreBound(shape: LayerShape, magnitude: number, operands: numbe
   return magnitude + relative > F32_MAX ? Infinity : relative + flushed;
 }
 
+/** Largest finite f16. */
+const HALF_MAX = 65504;
+
+/**
+ * Bound of |f16(x̂) − x̂| for a table entry x̂ that is saturated at ±65,504 and then converted: WGSL rounds to either
+ * neighbour, one unit in the last place is 2⁻¹⁰ of the value at most, and a subnormal, below 2⁻¹⁴, may be flushed. Integers
+ * up to 2¹¹ convert without rounding.
+ *
+ * @param entry |x̂| at most
+ * @param exact whether x̂ is an integer
+ */
+export function halfBound(entry: number, exact: boolean): number {
+  if (exact && entry <= 2 ** 11) return 0;
+  return Math.max(0, entry - HALF_MAX) + 2 ** -10 * Math.min(entry, HALF_MAX) + 2 ** -14;
+}
+
 /**
  * Whether f32 computes every score without rounding: all operands are integers and no partial sum
  * can reach 2²⁴. Then ties are real and the only right list is the oracle's.

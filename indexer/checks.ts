@@ -6,7 +6,7 @@
  */
 
 import { centroidWidth, type LayerShape, subWidth } from "../kernels/shape.ts";
-import { distanceBound, isExact, scoreBound } from "./bounds.ts";
+import { distanceBound, halfBound, isExact, scoreBound } from "./bounds.ts";
 import { type ResolvedConfig, sizeAt } from "./config.ts";
 import {
   type Codebook,
@@ -169,19 +169,29 @@ export interface SelectionCase {
   readonly weights: boolean;
   /** Whether any token of a tie is right: for other implementations, which promise no tie rule. */
   readonly anyTie?: boolean;
+  /** Whether entries of the lookup table may be rounded to f16. Default false. */
+  readonly halfTables?: boolean;
 }
 
 /** f64 scores of a case with the rounding bound of each. */
-interface BoundedScores {
+export interface BoundedScores {
+  /** Coded tokens. */
   readonly n: number;
+  /** f64 `[B, H, rows, n]` */
   readonly scores: Float64Array;
+  /** How far the pipeline's score of coded token i can be from the exact one. */
   bound(list: number, i: number): number;
   /** True if both tokens have the same f32 score whatever the rounding: the same centroids. */
   identical(list: number, i: number, other: number): boolean;
 }
 
-function boundedScores(selection: SelectionCase, codebook: Codebook, scores: Float64Array): BoundedScores {
-  const { config: { shape }, codes, query } = selection;
+/** Bounds of scores that come from codes and a codebook. */
+export function boundedScores(
+  selection: Pick<SelectionCase, "config" | "codes" | "query" | "halfTables">,
+  codebook: Codebook,
+  scores: Float64Array,
+): BoundedScores {
+  const { config: { shape }, codes, query, halfTables } = selection;
   const nLists = query.length / shape.headWidth;
   const rows = nLists / (shape.batch * shape.heads);
   const n = scores.length / nLists;
@@ -190,6 +200,7 @@ function boundedScores(selection: SelectionCase, codebook: Codebook, scores: Flo
   const perToken = referenceScores(shape, magnitudes, codes, nLists);
   const largest = perToken.reduce((most, value) => value > most ? value : most, 0);
   const exact = isExact([query, codebook.centroids], largest);
+  const entries = halfTables ? referenceTable(shape, codebook, query) : undefined;
   const twins = identicalCentroids(shape, codebook, subWidth(shape));
   const codeOf = (list: number, m: number, i: number) => {
     const group = kvOfHead(shape, Math.floor(list / rows)) * shape.subvectors + m;
@@ -199,11 +210,16 @@ function boundedScores(selection: SelectionCase, codebook: Codebook, scores: Flo
     n,
     scores,
     bound(list, i) {
-      let sizes = 0;
+      let sizes = 0, halves = 0;
       for (let m = 0; m < shape.subvectors; m++) {
-        sizes += operands[(list * shape.subvectors + m) * shape.centroids + codeOf(list, m, i)[1]];
+        const at = (list * shape.subvectors + m) * shape.centroids + codeOf(list, m, i)[1];
+        sizes += operands[at];
+        if (entries) {
+          halves += halfBound(Math.abs(entries[at]) + scoreBound(shape, magnitudes[at], sizes, exact), exact);
+        }
       }
-      return scoreBound(shape, perToken[list * n + i], sizes, exact);
+      // What rounding to f16 adds is summed in f32 like the rest: doubled, that is bounded as well.
+      return scoreBound(shape, perToken[list * n + i], sizes, exact) + 2 * halves;
     },
     identical(list, i, other) {
       for (let m = 0; m < shape.subvectors; m++) {

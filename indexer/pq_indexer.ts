@@ -25,6 +25,7 @@ import { CPU_PIPELINE, DEFAULT_PIPELINE, pipelineById } from "./pipelines/mod.ts
 import type { Layer, LayerStep, PassTarget, Pipeline } from "./pipelines/pipeline.ts";
 import type { Codebook } from "./reference.ts";
 import { Selection, type SelectionOutput } from "./selection.ts";
+import { type TuningFile, tuningFor } from "./tuning.ts";
 
 /** A codebook trained elsewhere, with the codes that go with it. */
 export interface CodebookInput {
@@ -59,6 +60,11 @@ export interface PqIndexerOptions extends PqConfig {
   readonly seed?: number;
   /** Most iterations of the training. Default 10. */
   readonly iterations?: number;
+  /**
+   * What `deno task tune` wrote, or the path of that file. Where it knows this adapter, driver and class of shape, a
+   * pipeline that is tuned takes its sizes from there, else from its defaults. Results are the same.
+   */
+  readonly tuning?: string | URL | TuningFile;
   /** Called during training, after every group of (batch, KV head, subvector). */
   readonly onTrainProgress?: (done: number, total: number) => void;
 }
@@ -111,6 +117,7 @@ const CREATE_OPTIONS = [
   "capacity",
   "seed",
   "iterations",
+  "tuning",
   "onTrainProgress",
 ] as const satisfies readonly (keyof PqIndexerOptions)[];
 const SELECT_OPTIONS = ["rows", "out"] as const;
@@ -217,7 +224,11 @@ export class PqIndexer {
     integer("iterations", options.iterations ?? 10, 1);
     const given = options.codebook && readCodebook(config, options.codebook);
     const gpu = named?.runsOn === "cpu" ? undefined : await gpuFor(options, named !== undefined);
-    const pipeline = named ?? (gpu ? DEFAULT_PIPELINE : CPU_PIPELINE);
+    const untuned = named ?? (gpu ? DEFAULT_PIPELINE : CPU_PIPELINE);
+    const tuning = options.tuning === undefined || !gpu
+      ? undefined
+      : await tuningFor(options.tuning, gpu.info, config, options.weights ?? false);
+    const pipeline = tuning && untuned.tuned ? untuned.tuned(tuning) : untuned;
     const layer = await pipeline.create({ config, weights: options.weights ?? false, gpu });
     const index = new PqIndexer(config, options, pipeline, layer, gpu);
     try {

@@ -708,6 +708,26 @@ fn product(query_at: u32, centroid_at: u32) -> f32 {
   return add_parts(a, b, c, d);
 }
 `,
+  "score/entry_f16.wgsl": `// How an entry of the lookup table is kept in workgroup memory: as f16, saturated at its largest finite value. In place
+// of \`entry_f32.wgsl\` where the device has f16 and the caller asked for it.
+
+enable f16;
+
+alias Entry = f16;
+
+fn entry_of(value: f32) -> Entry {
+  let is_finite = (bitcast<u32>(value) & 0x7f800000u) != 0x7f800000u;
+  return f16(select(value, clamp(value, -65504.0, 65504.0), is_finite));
+}
+`,
+  "score/entry_f32.wgsl": `// How an entry of the lookup table is kept in workgroup memory: as it is.
+
+alias Entry = f32;
+
+fn entry_of(value: f32) -> Entry {
+  return value;
+}
+`,
   "score/gather.wgsl": `// gather: gathered[l, m, i] = lut[l, m, code[kv(l), m, i]].
 // Stage: score (e01).
 //
@@ -768,11 +788,11 @@ fn look_up(m: u32, word: u32) -> vec4f {
 }
 `,
   "score/lookup_rows.wgsl": `// Shared part of the kernels that score packed codes through a table in workgroup memory that 16 invocations per
-// entry fill. Needs product_part, add_rows and WG.
+// entry fill. Needs product_part, add_rows, Entry and WG.
 
 override TABLE_ENTRIES: u32 = SUBVECTORS * CENTROIDS;
 
-var<workgroup> wg_lut: array<f32, TABLE_ENTRIES>;  // 4 * M * C bytes
+var<workgroup> wg_lut: array<Entry, TABLE_ENTRIES>;
 var<workgroup> wg_wild: atomic<u32>;
 
 // Whether an entry is NaN, infinite, 2^123 or more, or below 2^-100 but not 0. Without such entries no score of 16
@@ -799,7 +819,7 @@ fn fill_rows(lane: u32, list_ix: u32, first_group: u32, first: u32) {
   ));
   let row = row_of(lane);
   if (row < ROWS && first + row < TABLE_ENTRIES) {
-    wg_lut[first + row] = sum;
+    wg_lut[first + row] = entry_of(sum);
     let magnitude = bitcast<u32>(sum) & 0x7fffffffu;
     if (magnitude != 0u && (magnitude < 0x0d800000u || magnitude >= 0x7d000000u)) { atomicStore(&wg_wild, 1u); }
   }
@@ -826,10 +846,10 @@ fn fill_table(lane: u32, list_ix: u32, first_group: u32) {
 fn look_up(m: u32, word: u32) -> vec4f {
   let first = m * CENTROIDS;
   return vec4f(
-    wg_lut[first + (word & 0xffu)],
-    wg_lut[first + ((word >> 8u) & 0xffu)],
-    wg_lut[first + ((word >> 16u) & 0xffu)],
-    wg_lut[first + (word >> 24u)],
+    f32(wg_lut[first + (word & 0xffu)]),
+    f32(wg_lut[first + ((word >> 8u) & 0xffu)]),
+    f32(wg_lut[first + ((word >> 16u) & 0xffu)]),
+    f32(wg_lut[first + (word >> 24u)]),
   );
 }
 `,

@@ -22,18 +22,13 @@
 import { assignFirst, codeList } from "../../kernels/quantize_topk_list/code_list.ts";
 import { scoreTiles, type ScoreTilesOptions, tilingOf } from "../../kernels/score_topk/score_tiles.ts";
 import { refuse } from "../config.ts";
+import { checkTuning, type Tuning } from "../tuning.ts";
 import { tilePays } from "./e04_fused_topk.ts";
 import { withList } from "./e05_fused_list.ts";
 import type { Kernel } from "../../kernels/gpu/kernel.ts";
 import { E06, twoDispatches } from "./e06_fused_step.ts";
 import { gpuPipeline, type GpuPipelineDef, kernelsOf } from "./gpu_layer.ts";
 import type { Pipeline, PlanContext } from "./pipeline.ts";
-
-/** What is tuned. Speed depends on it; results do not. */
-export interface Tuning extends ScoreTilesOptions {
-  /** Invocations of code_list, one workgroup per list; a power of two. */
-  readonly listInvocations: number;
-}
 
 /** Sizes that do well without measuring: large workgroups and long tiles, smaller ones where workgroup memory is short. */
 export function defaultTuning(context: PlanContext): Tuning {
@@ -56,18 +51,28 @@ export function defaultTuning(context: PlanContext): Tuning {
   return at(64, 1);
 }
 
-function kernelsAt({ config, device, weights }: PlanContext, given: Tuning): readonly Kernel[] {
+type Entries = ScoreTilesOptions["entries"];
+
+function kernelsAt(
+  { config, device, weights }: PlanContext,
+  given: Tuning,
+  entries: Entries,
+): readonly Kernel[] {
   const { subgroupSize, listInvocations: invocations } = given;
   // A long tile's groups that matter must find an invocation each.
   const takesMany = typeof config.heavySize !== "number" || config.heavySize > given.invocations;
   const tuning = takesMany ? { ...given, mostChunks: 1 } : given;
-  const tiles = [false, true].slice(0, tuning.mostChunks > 1 ? 2 : 1).map((isLong) => scoreTiles(tuning, isLong));
+  const tiles = [false, true].slice(0, tuning.mostChunks > 1 ? 2 : 1).map((isLong) =>
+    scoreTiles({ ...tuning, entries }, isLong)
+  );
   return twoDispatches(tiles, { tiling: tilingOf(tuning), invocations, subgroupSize }, { device, weights });
 }
 
-function fits(context: PlanContext, tuning: Tuning): boolean {
+function fits(context: PlanContext, tuning: Tuning, entries: Entries = "f32"): boolean {
   const most = context.device.limits.maxComputeWorkgroupStorageSize;
-  return kernelsAt(context, tuning).every((kernel) => kernel.plan(context.config.shape).workgroupBytes <= most);
+  return kernelsAt(context, tuning, entries).every((kernel) =>
+    kernel.plan(context.config.shape).workgroupBytes <= most
+  );
 }
 
 /**
@@ -75,31 +80,22 @@ function fits(context: PlanContext, tuning: Tuning): boolean {
  *
  * @throws {RangeError} for sizes that no kernel can have
  */
-export function tunedKernels(context: PlanContext, tuning: Tuning): readonly Kernel[] {
-  const isPower = (value: number, least: number, most: number) =>
-    Number.isInteger(Math.log2(value)) && value >= least && value <= most;
-  if (
-    !isPower(tuning.invocations, 64, 1024) || !isPower(tuning.listInvocations, 64, 1024) ||
-    !isPower(tuning.mostChunks, 1, 32) ||
-    !(Number.isInteger(tuning.lists) && tuning.lists >= 1) ||
-    !(Number.isInteger(tuning.workgroups) && tuning.workgroups >= 1)
-  ) {
-    refuse(
-      "plan e07",
-      "invocations must be powers of two 64 to 1024, mostChunks 1 to 32, lists and workgroups 1 or more",
-      JSON.stringify(tuning),
-    );
+export function tunedKernels(context: PlanContext, tuning: Tuning, entries: Entries = "f32"): readonly Kernel[] {
+  checkTuning("plan e07", tuning);
+  const { subgroupSize } = context.device;
+  if (tuning.subgroupSize !== 0 && tuning.subgroupSize !== subgroupSize) {
+    refuse("plan e07", `subgroups of this device have ${subgroupSize} invocations`, JSON.stringify(tuning));
   }
-  return fits(context, tuning) && tilePays(context.config, tilingOf(tuning).chunk)
-    ? kernelsAt(context, tuning)
+  return fits(context, tuning, entries) && tilePays(context.config, tilingOf(tuning).chunk)
+    ? kernelsAt(context, tuning, entries)
     : kernelsOf(E06, context);
 }
 
-const PORTABLE: Tuning = {
+const PORTABLE: ScoreTilesOptions = {
+  entries: "f32",
   mostChunks: 1,
   workgroups: 1,
   invocations: 256,
-  listInvocations: 256,
   lists: 1,
   subgroupSize: 0,
 };
@@ -118,5 +114,22 @@ export const E07: GpuPipelineDef = {
   kernelsFor: (context) => tunedKernels(context, defaultTuning(context)),
 };
 
+/** A pipeline with sizes; `kernelsFor` takes them. */
+export function tunablePipeline(
+  def: GpuPipelineDef,
+  kernelsFor: (context: PlanContext, tuning: Tuning) => readonly Kernel[],
+): Pipeline {
+  return {
+    ...gpuPipeline(def),
+    tuned: (tuning) => ({
+      ...gpuPipeline({
+        ...def,
+        kernelsFor: (context) => kernelsFor(context, { ...defaultTuning(context), ...tuning }),
+      }),
+      tuning,
+    }),
+  };
+}
+
 /** The tuned step. */
-export const e07: Pipeline = gpuPipeline(E07);
+export const e07: Pipeline = tunablePipeline(E07, tunedKernels);

@@ -26,6 +26,8 @@ export interface GpuPipelineDef {
   readonly title: string;
   /** See {@linkcode Pipeline.change}. */
   readonly change: string;
+  /** See {@linkcode Pipeline.halfTables}. */
+  readonly halfTables?: boolean;
   /** How codes lie in memory. */
   readonly codes: CodesFormat;
   /** Kernels of a step, in order; those that code keys find no work in a step without new ones. */
@@ -50,6 +52,7 @@ export function gpuPipeline(def: GpuPipelineDef): Pipeline {
     id: def.id,
     title: def.title,
     change: def.change,
+    halfTables: def.halfTables,
     runsOn: "gpu",
     kernels: [...def.kernels, ...def.weightKernels],
     kernelsFor: (context) => kernelsOf(def, context),

@@ -14,16 +14,22 @@ import { e04 } from "./e04_fused_topk.ts";
 import { e05 } from "./e05_fused_list.ts";
 import { e06 } from "./e06_fused_step.ts";
 import { e07 } from "./e07_tuned.ts";
+import { e07h } from "./e07h_half_tables.ts";
 import type { Pipeline } from "./pipeline.ts";
 
 /** Every iteration, in the order in which the story tells them. */
-export const PIPELINES: readonly Pipeline[] = [e00, cpu, e01, e02, e03, e04, e05, e06, e07];
+export const PIPELINES: readonly Pipeline[] = [e00, cpu, e01, e02, e03, e04, e05, e06, e07, e07h];
+
+/** Whether a pipeline is one of those that agree to the byte on one device: on the GPU, with f32 tables. */
+export function agreesToTheByte({ runsOn, halfTables }: Pipeline): boolean {
+  return runsOn === "gpu" && !halfTables;
+}
 
 /** The pipeline that an index uses if none is named and there is no GPU. */
 export const CPU_PIPELINE: Pipeline = cpu;
 
-/** The pipeline that an index uses if none is named: the last one on the GPU. */
-export const DEFAULT_PIPELINE: Pipeline = PIPELINES.findLast((pipeline) => pipeline.runsOn === "gpu")!;
+/** The pipeline that an index uses if none is named: the last one on the GPU with f32 tables. */
+export const DEFAULT_PIPELINE: Pipeline = PIPELINES.findLast(agreesToTheByte)!;
 
 /**
  * Finds a pipeline.

@@ -11,6 +11,7 @@ import type { RowShape } from "../../kernels/shape.ts";
 import type { Capacity, ResolvedConfig } from "../config.ts";
 import type { Codebook } from "../reference.ts";
 import type { Selection, SelectionOutput } from "../selection.ts";
+import type { Tuning } from "../tuning.ts";
 
 /** What the choice of kernels may depend on. */
 export interface PlanContext {
@@ -30,12 +31,24 @@ export interface Pipeline {
   readonly title: string;
   /** What changed from the predecessor, in one line. */
   readonly change: string;
+  /**
+   * Whether entries of the lookup table may be rounded to f16, saturated at ±65,504: lists are right within a wider
+   * bound, and are not the bytes of the others.
+   */
+  readonly halfTables?: boolean;
   /** Where its stages run. */
   readonly runsOn: "cpu" | "gpu";
   /** Kernels of a step with new keys and weights where nothing stands against them, in order. None on the CPU. */
   readonly kernels: readonly Kernel[];
   /** The kernels for a config on a device, in order; some find no work in most steps. Pure. None on the CPU. */
   kernelsFor(context: PlanContext): readonly Kernel[];
+  /**
+   * The same with other sizes; those that are not given are the default's. Not there where nothing is tuned. Using it, or
+   * planning with it, throws a RangeError for sizes that no kernel or not this device can have.
+   */
+  tuned?(tuning: Partial<Tuning>): Pipeline;
+  /** The sizes that it was given. */
+  readonly tuning?: Partial<Tuning>;
   /**
    * Prepares a layer: compiles what it needs.
    *

@@ -127,5 +127,6 @@ export const DEFAULT_DEVICE: DeviceFacts = {
     maxStorageBuffersPerShaderStage: 8,
   },
   subgroupSize: 0,
+  features: new Set(),
   info: { isSoftware: false },
 };

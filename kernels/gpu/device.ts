@@ -55,6 +55,8 @@ export interface DeviceFacts {
   >;
   /** Invocations per subgroup; 0 where subgroups cannot be used or their size varies. */
   readonly subgroupSize: number;
+  /** Features by their WebGPU names. */
+  readonly features: Pick<ReadonlySet<string>, "has">;
   /** The adapter. */
   readonly info: Pick<GpuInfo, "isSoftware">;
 }

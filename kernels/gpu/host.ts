@@ -8,6 +8,11 @@
 interface HostGlobals {
   Deno?: {
     build?: { os?: string };
+    readTextFile?: (path: string | URL) => Promise<string>;
+    permissions?: { query: (what: { name: "run"; command: string }) => Promise<{ state: string }> };
+    Command?: new (program: string, options: { args: string[]; stderr: "null" }) => {
+      output(): Promise<{ success: boolean; stdout: Uint8Array }>;
+    };
   };
   process?: { platform?: string; getuid?: () => number; getBuiltinModule?: (name: string) => unknown };
   navigator?: { gpu?: GPU };
@@ -53,6 +58,45 @@ export interface HostThreads {
 export function hostThreads(): HostThreads | undefined {
   if (typeof SharedArrayBuffer === "undefined") return undefined;
   return globals.process?.getBuiltinModule?.("node:worker_threads") as HostThreads | undefined;
+}
+
+/**
+ * Reads a text file; where there are no files, fetches it.
+ *
+ * @throws {Error} the runtime's, if it cannot be read
+ */
+export async function hostReadText(path: string | URL): Promise<string> {
+  if (globals.Deno?.readTextFile) return await globals.Deno.readTextFile(path);
+  const response = await fetch(path);
+  if (!response.ok) throw new Error(`${response.status} ${response.statusText}: ${path}`);
+  return await response.text();
+}
+
+/** The driver's version where a tool of the platform tells it and may be run without asking, else "unknown". */
+export async function hostDriver(
+  adapter: { vendor: string; description: string; isSoftware: boolean },
+): Promise<string> {
+  if (/nvidia/i.test(`${adapter.vendor} ${adapter.description}`)) {
+    const version = await output("nvidia-smi", ["--query-gpu=driver_version", "--format=csv,noheader"]);
+    if (version) return `NVIDIA ${version.split("\n")[0]}`;
+  }
+  if (adapter.isSoftware) {
+    const version = await output("dpkg-query", ["--show", "--showformat=${Version}", "mesa-vulkan-drivers"]);
+    if (version) return `Mesa ${version}`;
+  }
+  return "unknown";
+}
+
+/** A program's trimmed output; undefined if it is not there, fails, or may not be run without asking. */
+async function output(program: string, args: string[]): Promise<string | undefined> {
+  const { Command, permissions } = globals.Deno ?? {};
+  if (!Command || (await permissions?.query({ name: "run", command: program }))?.state !== "granted") return undefined;
+  try {
+    const { success, stdout } = await new Command(program, { args, stderr: "null" }).output();
+    return success ? new TextDecoder().decode(stdout).trim() : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 /** "linux", "darwin", "win32" … or "browser". */

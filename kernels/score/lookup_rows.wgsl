@@ -1,9 +1,9 @@
 // Shared part of the kernels that score packed codes through a table in workgroup memory that 16 invocations per
-// entry fill. Needs product_part, add_rows and WG.
+// entry fill. Needs product_part, add_rows, Entry and WG.
 
 override TABLE_ENTRIES: u32 = SUBVECTORS * CENTROIDS;
 
-var<workgroup> wg_lut: array<f32, TABLE_ENTRIES>;  // 4 * M * C bytes
+var<workgroup> wg_lut: array<Entry, TABLE_ENTRIES>;
 var<workgroup> wg_wild: atomic<u32>;
 
 // Whether an entry is NaN, infinite, 2^123 or more, or below 2^-100 but not 0. Without such entries no score of 16
@@ -30,7 +30,7 @@ fn fill_rows(lane: u32, list_ix: u32, first_group: u32, first: u32) {
   ));
   let row = row_of(lane);
   if (row < ROWS && first + row < TABLE_ENTRIES) {
-    wg_lut[first + row] = sum;
+    wg_lut[first + row] = entry_of(sum);
     let magnitude = bitcast<u32>(sum) & 0x7fffffffu;
     if (magnitude != 0u && (magnitude < 0x0d800000u || magnitude >= 0x7d000000u)) { atomicStore(&wg_wild, 1u); }
   }
@@ -57,9 +57,9 @@ fn fill_table(lane: u32, list_ix: u32, first_group: u32) {
 fn look_up(m: u32, word: u32) -> vec4f {
   let first = m * CENTROIDS;
   return vec4f(
-    wg_lut[first + (word & 0xffu)],
-    wg_lut[first + ((word >> 8u) & 0xffu)],
-    wg_lut[first + ((word >> 16u) & 0xffu)],
-    wg_lut[first + (word >> 24u)],
+    f32(wg_lut[first + (word & 0xffu)]),
+    f32(wg_lut[first + ((word >> 8u) & 0xffu)]),
+    f32(wg_lut[first + ((word >> 16u) & 0xffu)]),
+    f32(wg_lut[first + (word >> 24u)]),
   );
 }

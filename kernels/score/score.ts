@@ -17,6 +17,7 @@ export function scoreTwin(
   step: StepShape,
   { query, centroids, scores }: HostBuffers,
   codeAt: (row: number, i: number) => number,
+  entryOf: (value: number) => number = (value) => value,
 ): void {
   const d = subWidth(shape), width = centroidWidth(shape);
   for (let list = 0; list < nLists(shape, step); list++) {
@@ -25,7 +26,9 @@ export function scoreTwin(
       for (let m = 0; m < shape.subvectors; m++) {
         const group = kvOfList(shape, step, list) * shape.subvectors + m;
         const at = (group * shape.centroids + codeAt(group, i)) * width;
-        for (let j = 0; j < d; j++) score += query[(list * shape.subvectors + m) * d + j] * centroids[at + j];
+        let entry = 0;
+        for (let j = 0; j < d; j++) entry += query[(list * shape.subvectors + m) * d + j] * centroids[at + j];
+        score += entryOf(entry);
       }
       scores[list * step.codedStride + i] = score;
     }

@@ -21,9 +21,15 @@ export function tableBytes(shape: LayerShape): number {
 }
 
 /** Scores of packed codes in plain TypeScript. */
-export function packedTwin(shape: LayerShape, step: StepShape, buffers: Parameters<Kernel["twin"]>[2]): void {
+export function packedTwin(
+  shape: LayerShape,
+  step: StepShape,
+  buffers: Parameters<Kernel["twin"]>[2],
+  entryOf?: (value: number) => number,
+): void {
   const { codes } = buffers;
-  scoreTwin(shape, step, buffers, (row, i) => codes[row * step.codedStride / 4 + (i >> 2)] >>> (i & 3) * 8 & 0xff);
+  const codeAt = (row: number, i: number) => codes[row * step.codedStride / 4 + (i >> 2)] >>> (i & 3) * 8 & 0xff;
+  scoreTwin(shape, step, buffers, codeAt, entryOf);
 }
 
 /** Scores of packed codes through a table in workgroup memory. */
@@ -43,7 +49,7 @@ export const scoreLookup: Kernel = {
     const table = shape.headWidth * (shape.centroids + 1) * 4;
     return { workgroups: lists * tiles, bytesMoved: lists * (tiles * table + step.nCoded * (shape.subvectors + 4)) };
   },
-  twin: packedTwin,
+  twin: (shape, step, buffers) => packedTwin(shape, step, buffers),
 };
 
 /** Scores of packed codes without a table, where the table is larger than workgroup memory. */
@@ -57,5 +63,5 @@ export const scorePacked: Kernel = {
     const elements = needsScores(step) ? nLists(shape, step) * step.nCoded : 0;
     return { workgroups, bytesMoved: elements * (shape.subvectors + 4 + 2 * shape.headWidth * 4) };
   },
-  twin: packedTwin,
+  twin: (shape, step, buffers) => packedTwin(shape, step, buffers),
 };

@@ -91,9 +91,10 @@ export function candidatesTwin(
   shape: LayerShape,
   step: StepShape,
   buffers: Parameters<Kernel["twin"]>[2],
+  entryOf?: (value: number) => number,
 ): void {
   const scores = new Float32Array(nLists(shape, step) * step.codedStride);
-  packedTwin(shape, step, { ...buffers, scores });
+  packedTwin(shape, step, { ...buffers, scores }, entryOf);
   const kept = keptPerTile(tiling, step), size = tileSize(tiling, shape, step);
   for (let list = 0; list < nLists(shape, step); list++) {
     const { candBegin, candEnd, nHeavy } = step.rows[list % step.rows.length];

@@ -20,7 +20,7 @@ import {
   tilingOverrides,
 } from "./candidates.ts";
 
-/** What can be chosen for score_tiles. All choices give the same lists. */
+/** What can be chosen for score_tiles. All choices but `entries` give the same lists. */
 export interface ScoreTilesOptions extends Scan {
   /** The most chunks of 16 tokens per invocation that make a tile. */
   readonly mostChunks: number;
@@ -28,6 +28,8 @@ export interface ScoreTilesOptions extends Scan {
   readonly workgroups: number;
   /** Lists (query heads of a group, rows) per workgroup, which share the reading of codes. */
   readonly lists: number;
+  /** How the table's entries are kept: f16 takes half the workgroup memory, and rounds. */
+  readonly entries: "f32" | "f16";
 }
 
 /** Tokens per invocation. */
@@ -40,9 +42,15 @@ export function tilingOf(
   return { chunk: invocations * TOKENS, mostChunks, workgroups, slack: 128 };
 }
 
+/** Twin of `entry_f16.wgsl`. */
+function roundToHalf(value: number): number {
+  return Number.isFinite(value) ? Math.f16round(Math.min(Math.max(value, -65504), 65504)) : value;
+}
+
 /** Bytes of workgroup memory: the table, sums of rows, histogram, scan, groups' best ranks and small change. */
 function scoreTilesBytes(shape: LayerShape, options: ScoreTilesOptions, isLong: boolean): number {
-  const table = Math.ceil(shape.subvectors * shape.centroids / 4) * 16;
+  const perEntry = options.entries === "f16" ? 2 : 4;
+  const table = Math.ceil(shape.subvectors * shape.centroids * perEntry / 16) * 16;
   const bests = (isLong ? options.mostChunks : 1) * options.invocations * (4 + 1 / 8);
   return table + rowsBytes(options) + narrowBytes(options) + bests + 32;
 }
@@ -62,6 +70,7 @@ export function scoreTiles(options: ScoreTilesOptions, isLong: boolean): Kernel 
       "layer/columns.wgsl",
       rowsPart(options),
       "score/product_part.wgsl",
+      `score/entry_${options.entries}.wgsl`,
       "score/lookup_rows.wgsl",
       ...narrowParts(options),
       "score_topk/tiles.wgsl",
@@ -98,6 +107,7 @@ export function scoreTiles(options: ScoreTilesOptions, isLong: boolean): Kernel 
         bytesMoved: kvs * (tiles * perTile + parts * step.nCoded * shape.subvectors),
       };
     },
-    twin: (shape, step, buffers) => candidatesTwin(tiling, shape, step, buffers),
+    twin: (shape, step, buffers) =>
+      candidatesTwin(tiling, shape, step, buffers, options.entries === "f16" ? roundToHalf : undefined),
   };
 }

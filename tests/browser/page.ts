@@ -61,7 +61,7 @@ function devices(gpu: Gpu): DeviceFacts[] {
             maxComputeWorkgroupStorageSize: bytes,
             maxStorageBuffersPerShaderStage: buffers,
           };
-          all.push({ limits, info: { isSoftware }, subgroupSize });
+          all.push({ limits, info: { isSoftware }, subgroupSize, features: new Set(["shader-f16"]) });
         }
       }
     }
@@ -131,7 +131,16 @@ async function runAll(gpu: Gpu): Promise<Pick<Report, "ran" | "problems">> {
       first ??= codes;
       const nTokens = index.tokens, { config } = index;
       const { errors, firstError } = checkSelection(
-        { config, initOffset: index.initOffset!, codebook, codes, nTokens, query, weights: true },
+        {
+          config,
+          initOffset: index.initOffset!,
+          codebook,
+          codes,
+          nTokens,
+          query,
+          weights: true,
+          halfTables: pipeline.halfTables,
+        },
         data,
       );
       if (errors > 0) problems.push(`${pipeline.id}: ${errors} lists are wrong: ${firstError}`);

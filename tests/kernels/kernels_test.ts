@@ -15,7 +15,7 @@ import { sum } from "../../kernels/score/sum.ts";
 import { codeList } from "../../kernels/quantize_topk_list/code_list.ts";
 import type { ElementArray } from "../../kernels/gpu/kernel.ts";
 import { candidates, keptPerTile, nTiles, tileSize, tilesStride } from "../../kernels/score_topk/candidates.ts";
-import { scoreTiles, tilingOf } from "../../kernels/score_topk/score_tiles.ts";
+import { scoreTiles, type ScoreTilesOptions, tilingOf } from "../../kernels/score_topk/score_tiles.ts";
 import { mergeList } from "../../kernels/topk_list/merge_list.ts";
 import { merge } from "../../kernels/score_topk/merge.ts";
 import { table } from "../../kernels/score/table.ts";
@@ -273,8 +273,10 @@ for (const [kind, { distinct, scale }] of Object.entries(QUERIES)) {
             lists: [4, 1][ix],
             mostChunks,
             workgroups: 1,
+            entries: "f32" as ScoreTilesOptions["entries"],
           }))
         );
+        if (gpu.features.has("shader-f16")) choices.push({ ...choices[0], entries: "f16" });
         let first: ElementArray | undefined;
         for (const options of choices) {
           const tiling = tilingOf(options);
@@ -318,7 +320,9 @@ for (const [kind, { distinct, scale }] of Object.entries(QUERIES)) {
             ...previous,
           });
           assertEquals(made.gpu, made.twin);
-          assertEquals(first ??= made.gpu.indices, made.gpu.indices, "every choice makes the same lists");
+          if (options.entries === "f32") {
+            assertEquals(first ??= made.gpu.indices, made.gpu.indices, "every choice makes the same lists");
+          }
           const bare = await runKernel(gpu, mergeList({ ...listOptions, weights: false }), shape, step, {
             candidateRanks,
             candidateIx,

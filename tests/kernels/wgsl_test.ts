@@ -78,7 +78,8 @@ Deno.test("every WGSL file is a part of some kernel", () => {
             maxComputeWorkgroupStorageSize: bytes,
             maxStorageBuffersPerShaderStage: subgroupSize + 8,
           };
-          const device = { ...DEFAULT_DEVICE, subgroupSize, limits };
+          const features = new Set(["shader-f16"]);
+          const device = { ...DEFAULT_DEVICE, subgroupSize, limits, features };
           for (const kernel of pipeline.kernelsFor({ config, device, weights })) {
             kernel.wgsl.forEach((part) => used.add(part));
           }

@@ -1,0 +1,34 @@
+/**
+ * e07h f16 tables: entries of the lookup table are kept as f16. From e07; opt-in.
+ *
+ * Why it should help: at 6 bits a subvector's 64 entries are 32 words of workgroup memory, one in each bank, so lookups no
+ * longer wait for each other; at 8 bits and many subvectors the table takes half the memory, which leaves room for
+ * more workgroups. Entries are still computed, and their sums added, in f32.
+ *
+ * What it costs: an entry is off by 2⁻¹⁰ of itself at most (`halfBound`), so lists may exchange tokens whose scores are
+ * nearly equal; entries beyond ±65,504 saturate. It agrees with the others' codes to the byte, not with their lists.
+ * Where a device has no f16, or tiles do not fit, the plan keeps e07's kernels.
+ *
+ * @module
+ */
+
+import type { GpuPipelineDef } from "./gpu_layer.ts";
+import { defaultTuning, E07, tunablePipeline, tunedKernels } from "./e07_tuned.ts";
+import type { Pipeline, PlanContext } from "./pipeline.ts";
+import type { Tuning } from "../tuning.ts";
+
+const halfKernels = (context: PlanContext, tuning: Tuning) =>
+  tunedKernels(context, tuning, context.device.features.has("shader-f16") ? "f16" : "f32");
+
+/** The iteration as data, to derive others from. */
+export const E07H: GpuPipelineDef = {
+  ...E07,
+  id: "e07h",
+  title: "f16 tables",
+  change: "table entries as f16 where the device has it: opt-in, with a bound of its own",
+  halfTables: true,
+  kernelsFor: (context) => halfKernels(context, defaultTuning(context)),
+};
+
+/** The tuned step with f16 tables. */
+export const e07h: Pipeline = tunablePipeline(E07H, halfKernels);
