@@ -74,7 +74,7 @@ const COMMAND: Command = {
   name: "bench",
   summary: "Measures a step of every pipeline, verified first; from the seed configuration, one factor at a time.",
   flags: {
-    full: { value: "", help: "the whole grid: N to 1,048,576, heads, K, GQA" },
+    full: { value: "", help: "the whole grid: N to 1,048,576, heads, K, GQA, block sizes" },
     pipelines: { value: "IDS", help: "only these, with commas: e01,e07" },
     samples: { value: "N", help: "timed steps per pipeline and case (default: 200, 5 on a software rasterizer)" },
     json: { value: "FILE", help: "write the results; on a GPU also without it, to bench/results/" },
@@ -285,15 +285,18 @@ if (import.meta.main) {
     };
     let done = 0;
     const cases = casesFor(software, args.has("full"));
+    const pipelinesOf = (one: Case) => one.pipelines?.filter(({ id }) => !ids || ids.includes(id)) ?? pipelines;
+    const total = cases.reduce((sum, one) => sum + pipelinesOf(one).length, 0);
     for (const one of cases) {
       const label = `${one.factor} ${one.value.toLocaleString("en")}`;
       progress.phase(`${label}: draw the state`);
       const state = drawState(one.workload, DATA_SEED);
       let first: string | undefined;
+      if (pipelinesOf(one).length === 0) continue;
       printHead(one);
-      for (const pipeline of pipelines) {
+      for (const pipeline of pipelinesOf(one)) {
         progress.phase(`${label}: ${pipeline.id} ${pipeline.title}`);
-        progress.update(done++, cases.length * pipelines.length);
+        progress.update(done++, total);
         const { problem, bytes } = await verifySteps(pipeline, one.workload, state, gpu, first);
         if (agreesToTheByte(pipeline) && problem === "") first ??= bytes; // what others are compared with is right
         const row = pipeline.runsOn === "gpu"

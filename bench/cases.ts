@@ -7,20 +7,35 @@
 import { SEED_WORKLOAD, type Workload } from "../experiments/inputs/workload.ts";
 import { centroidWidth } from "../kernels/shape.ts";
 import { resolveConfig } from "../indexer/config.ts";
+import { e03By } from "../indexer/pipelines/e03_lookup.ts";
+import { e07 } from "../indexer/pipelines/e07_tuned.ts";
+import type { Pipeline } from "../indexer/pipelines/pipeline.ts";
 import { codedTokens, configOf } from "../experiments/inputs/workload.ts";
 
 /** A workload and what it differs in. */
 export interface Case {
-  /** Which factor varies: "N", "heads", "K", "GQA". */
+  /** Which factor varies: "N", "heads", "K", "GQA", or a size of a pipeline. */
   readonly factor: string;
   /** Its value. */
   readonly value: number;
   /** The workload. */
   readonly workload: Workload;
+  /** The pipelines that the case is about. Default: all. */
+  readonly pipelines?: readonly Pipeline[];
 }
 
 function vary(factor: string, values: readonly number[], change: (value: number) => Partial<Workload>): Case[] {
   return values.map((value) => ({ factor, value, workload: { ...SEED_WORKLOAD, ...change(value) } }));
+}
+
+/** A pipeline at each of its sizes. */
+function block(
+  factor: string,
+  values: readonly number[],
+  make: (value: number) => Pipeline,
+  change: Partial<Workload> = {},
+): Case[] {
+  return vary(factor, values, () => change).map((one) => ({ ...one, pipelines: [make(one.value)] }));
 }
 
 /** The seed configuration. */
@@ -40,6 +55,13 @@ export function casesFor(software: boolean, full: boolean): Case[] {
     ...vary("heads", [8, 128], (heads) => ({ heads, kvHeads: heads })),
     ...vary("K", [64, 512, 1024, 2048], (heavySize) => ({ heavySize })),
     ...vary("GQA", [4, 8], (group) => ({ kvHeads: 32 / group })),
+    ...block("e03 invocations", [64, 128, 256], (invocations) => e03By({ invocations, words: 4 })),
+    ...block("e03 words", [1, 2, 8], (words) => e03By({ invocations: 256, words })),
+    ...block("e07 invocations", [128, 256, 512, 1024], (invocations) => e07.tuned!({ invocations })),
+    ...block("e07 invocations per list", [128, 256, 512, 1024], (listInvocations) => e07.tuned!({ listInvocations })),
+    ...block("e07 subgroups", [0], (subgroupSize) => e07.tuned!({ subgroupSize })),
+    ...block("e07 chunks at N 131,072", [1, 4, 16], (mostChunks) => e07.tuned!({ mostChunks }), { tokens: 131_072 }),
+    ...block("e07 lists at GQA 4", [1, 2, 4], (lists) => e07.tuned!({ lists }), { kvHeads: 8 }),
   ];
 }
 

@@ -18,7 +18,13 @@
 
 import { assignPacked } from "../../kernels/quantize/assign_packed.ts";
 import { packedCodes } from "../../kernels/quantize/codes.ts";
-import { scoreLookup, scorePacked, tableBytes } from "../../kernels/score/score_lookup.ts";
+import {
+  type LookupBlock,
+  scoreLookup,
+  scoreLookupBy,
+  scorePacked,
+  tableBytes,
+} from "../../kernels/score/score_lookup.ts";
 import { E02 } from "./e02_fused_score.ts";
 import { gpuPipeline, type GpuPipelineDef } from "./gpu_layer.ts";
 import type { Pipeline } from "./pipeline.ts";
@@ -40,3 +46,9 @@ export const E03: GpuPipelineDef = {
 
 /** Scores by lookup in workgroup memory. */
 export const e03: Pipeline = gpuPipeline(E03);
+
+/** The same by other tiles, to measure what their size is worth; for devices with workgroup memory for the table. */
+export function e03By(block: LookupBlock): Pipeline {
+  const kernels = kernelsWith(scoreLookupBy(block));
+  return gpuPipeline({ ...E03, kernels, kernelsFor: undefined });
+}

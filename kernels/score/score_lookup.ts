@@ -12,8 +12,17 @@ import { score, scoreTwin } from "./score.ts";
 import { scores } from "./sum.ts";
 
 const INVOCATIONS = 256;
-/** Words per invocation: 4,096 tokens per tile. A larger tile builds fewer tables, a smaller one fills more cores. */
-const WORDS = 4;
+
+/** A tile of score_lookup. A larger one builds fewer tables, a smaller one fills more cores. */
+export interface LookupBlock {
+  /** Invocations per workgroup. */
+  readonly invocations: number;
+  /** Words of four tokens per invocation. */
+  readonly words: number;
+}
+
+/** 4,096 tokens per tile. */
+const BLOCK: LookupBlock = { invocations: INVOCATIONS, words: 4 };
 
 /** Bytes of workgroup memory that the table takes. */
 export function tableBytes(shape: LayerShape): number {
@@ -32,25 +41,30 @@ export function packedTwin(
   scoreTwin(shape, step, buffers, codeAt, entryOf);
 }
 
+/** Scores of packed codes through a table in workgroup memory, by tiles of a given size. */
+export function scoreLookupBy({ invocations, words }: LookupBlock): Kernel {
+  return {
+    name: "score_lookup",
+    wgsl: ["layer/layer.wgsl", "layer/columns.wgsl", "score/dot.wgsl", "score/lookup.wgsl", "score/score_lookup.wgsl"],
+    buffers: [reads(query), reads(centroids), reads(packedCodesBuffer), writes(scores)],
+    plan: (shape) => ({
+      overrides: { ...layerOverrides(shape), WG: invocations, WORDS: words },
+      invocations,
+      workgroupBytes: tableBytes(shape),
+    }),
+    work(shape, step) {
+      if (!needsScores(step)) return { workgroups: 0, bytesMoved: 0 };
+      const tiles = Math.ceil(Math.ceil(step.nCoded / 4) / (invocations * words));
+      const lists = nLists(shape, step);
+      const table = shape.headWidth * (shape.centroids + 1) * 4;
+      return { workgroups: lists * tiles, bytesMoved: lists * (tiles * table + step.nCoded * (shape.subvectors + 4)) };
+    },
+    twin: (shape, step, buffers) => packedTwin(shape, step, buffers),
+  };
+}
+
 /** Scores of packed codes through a table in workgroup memory. */
-export const scoreLookup: Kernel = {
-  name: "score_lookup",
-  wgsl: ["layer/layer.wgsl", "layer/columns.wgsl", "score/dot.wgsl", "score/lookup.wgsl", "score/score_lookup.wgsl"],
-  buffers: [reads(query), reads(centroids), reads(packedCodesBuffer), writes(scores)],
-  plan: (shape) => ({
-    overrides: { ...layerOverrides(shape), WG: INVOCATIONS, WORDS },
-    invocations: INVOCATIONS,
-    workgroupBytes: tableBytes(shape),
-  }),
-  work(shape, step) {
-    if (!needsScores(step)) return { workgroups: 0, bytesMoved: 0 };
-    const tiles = Math.ceil(Math.ceil(step.nCoded / 4) / (INVOCATIONS * WORDS));
-    const lists = nLists(shape, step);
-    const table = shape.headWidth * (shape.centroids + 1) * 4;
-    return { workgroups: lists * tiles, bytesMoved: lists * (tiles * table + step.nCoded * (shape.subvectors + 4)) };
-  },
-  twin: (shape, step, buffers) => packedTwin(shape, step, buffers),
-};
+export const scoreLookup: Kernel = scoreLookupBy(BLOCK);
 
 /** Scores of packed codes without a table, where the table is larger than workgroup memory. */
 export const scorePacked: Kernel = {
