@@ -106,7 +106,7 @@ async function measureGpu(
   const pairs = software ? 3 : isSeed ? 1000 : 100;
   const room = 2 * samples + pairs + 10 * 8 * 32 + 200;
   using bench = await Bench.open(gpu, pipeline, workload, state, { steps: room });
-  await bench.warmUp(software ? 0 : 500);
+  await bench.warmUp(software ? 0 : isSeed ? 500 : 200);
   const gpuUs = orNull(await bench.gpuSteps(bench.affordable(samples, 300)));
   const gpuWithoutKeyUs = orNull(await bench.gpuSteps(bench.affordable(samples, 300), false));
   const totals = await bench.gpuOperations(software ? 2 : bench.affordable(60, 100));

@@ -86,7 +86,7 @@ class Search {
           }
         }
         using bench = await Bench.open(this.#gpu, pipeline, workload, state, { steps: this.#samples + 200 });
-        await bench.warmUp(this.#gpu.info.isSoftware ? 0 : 60);
+        await bench.warmUp(this.#gpu.info.isSoftware ? 0 : 300);
         const samples = await bench.gpuSteps(this.#samples);
         const wall = samples.length > 0 ? samples : (await bench.wall(this.#samples)).step;
         times.push(summarize(wall).median);

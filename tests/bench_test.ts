@@ -153,6 +153,26 @@ Deno.test("bench: verifies, measures, writes, and its report reads it", () =>
     assertEquals((await script("bench/bench.ts", ["--pipelines", "e99"])).code, 2);
   }));
 
+Deno.test("bench:peers: ours checked and measured, what cannot run named", () =>
+  withFolder(async (folder) => {
+    const path = `${folder}/p.json`;
+    const run = (...args: string[]) => script("bench/peers/peers.ts", args);
+    const args = ["--tokens", "1500", "--only", "torch-imperative", "--python", `${folder}/none`, "--json", path];
+    const { code, stdout, stderr } = await run(...args);
+    assertEquals(code, 0, stderr);
+    assert(stdout.includes("torch-imperative: did not run: "), stdout);
+    const { rows } = JSON.parse(await Deno.readTextFile(path));
+    assertEquals(rows.length, hasGpu ? 3 : 2);
+    for (const row of rows.slice(0, -1)) {
+      assertEquals([row.problem, row.failed, row.exchanges], ["", "", 0]);
+      assert(row.wallUs > 0 && row.tokens === 1500);
+    }
+    assert(rows.at(-1).failed.includes("could not be started"), rows.at(-1).failed);
+    for (const wrong of [["--tokens", "5"], ["--steps", "0"], ["--packages"]]) {
+      assertEquals((await run(...wrong)).code, 2);
+    }
+  }));
+
 Deno.test("committed results: of GPUs, verified, named after their adapter", async () => {
   for (const { name, report } of await committedResults()) {
     assertEquals(report.provenance.software, false, name);

@@ -31,7 +31,7 @@ override HIT_WORDS: u32 = BESTS / 32u;
 @group(0) @binding(5) var<storage, read_write> candidate_ix: array<u32>;
 
 var<workgroup> wg_total: u32;
-var<workgroup> wg_bests: array<u32, BESTS>;               // best ranks of groups; then the groups that reach the bound
+var<workgroup> wg_bests: array<u32, BESTS>;               // best ranks of groups; then the groups that matter
 var<workgroup> wg_hits: array<atomic<u32>, HIT_WORDS>;    // a bit per group that does; 0 between two lists
 
 // Scores of a group.
@@ -229,10 +229,9 @@ fn takes_all(lane: u32, cut: Cut) -> bool {
   return total(lane, cut.high) == 0xffffffffu;
 }
 
-// The groups that matter, at most WG of them: those whose best ranks are the n_heavy best, and those that come close. One
-// for each of the first invocations, in order. In uniform control flow only.
-fn group_that_matters(lane: u32, tile: Tile, row: Row, range: Cut) -> Group {
-  let cut = narrow(lane, row, range, true, Group(), WG);
+// The groups that matter, at most WG of them: those whose best ranks a cut takes. One for each of the first
+// invocations, in order. In uniform control flow only.
+fn group_that_matters(lane: u32, tile: Tile, row: Row, cut: Cut) -> Group {
   let is_tied = !takes_all(lane, cut);
   var n_tied = 0u;
   for (var j = 0u; j < n_own_chunks(); j++) {
@@ -282,6 +281,22 @@ fn write_cut(lane: u32, cut: Cut, held: Group, out: u32) {
   }
 }
 
+// Offers the best ranks of groups; or of two or four groups each, where a list takes so few tokens that as many
+// remain: the lower end of the range then lies closer to the n_heavy-th rank, and hardly a token is counted in vain.
+fn offer_bests(lane: u32, n_heavy: u32, best: u32) {
+  var highest = best;
+  if (!IS_LONG && n_heavy <= WG / 2u) {
+    wg_bests[lane] = best;
+    workgroupBarrier();
+    let n = select(WG / 2u, WG / 4u, n_heavy <= WG / 4u);
+    let end = select(0u, WG, lane < n);
+    highest = NO_CANDIDATE;
+    if (lane < end) { highest = max(wg_bests[lane], wg_bests[lane + n]); }
+    if (2u * n + lane < end) { highest = max(highest, max(wg_bests[lane + 2u * n], wg_bests[lane + 3u * n])); }
+  }
+  offer(lane, highest, select(~highest, 0u, highest == NO_CANDIDATE));
+}
+
 // In uniform control flow only.
 fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile_ix: u32, first_words_0: vec4u, first_words_1: vec4u) {
   let row = row_of_list(list_ix);
@@ -314,10 +329,14 @@ fn keep_tile(lane: u32, list_ix: u32, first_group: u32, tile_ix: u32, first_word
     if (IS_LONG) { wg_bests[j * WG + lane] = group_best; }
     best = max(best, group_best);
   }
-  offer(lane, best, select(~best, 0u, best == NO_CANDIDATE));
-  let range = offered_range(row.n_heavy);
+  offer_bests(lane, row.n_heavy, best);
+  var range = offered_range(row.n_heavy);
 
-  if (IS_LONG) { held = group_that_matters(lane, tile, row, range); }
+  if (IS_LONG) {
+    let of_groups = narrow(lane, row, range, true, held, WG);
+    held = group_that_matters(lane, tile, row, of_groups);
+    range.low = max(range.low, of_groups.low);  // n_heavy groups hold a token that reaches it
+  }
   let cut = narrow(lane, row, range, false, held, kept());
   write_cut(lane, cut, held, list_ix * tiles_stride() + tile_ix * kept());
 }

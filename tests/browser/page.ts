@@ -7,7 +7,7 @@
 
 import { checkCodes, checkSelection } from "../../indexer/checks.ts";
 import { type PqConfig, resolveConfig } from "../../indexer/config.ts";
-import { PIPELINES } from "../../indexer/pipelines/mod.ts";
+import { DEFAULT_PIPELINE, PIPELINES } from "../../indexer/pipelines/mod.ts";
 import { PqIndexer } from "../../indexer/pq_indexer.ts";
 import { type DeviceFacts, Gpu } from "../../kernels/gpu/device.ts";
 import { composeWgsl } from "../../kernels/gpu/wgsl.ts";
@@ -27,7 +27,7 @@ export interface Report {
   readonly problems: readonly string[];
 }
 
-/** A step to run; tiles of three chunks or more on any device of 256 invocations. */
+/** A step to run. */
 export const CONFIG: PqConfig = {
   batch: 2,
   heads: 4,
@@ -112,8 +112,9 @@ async function runAll(gpu: Gpu): Promise<Pick<Report, "ran" | "problems">> {
   const keys = noise(nKv * TOKENS * shape.headWidth, 2);
   const query = noise(shape.batch * shape.heads * shape.headWidth, 3), newKeys = noise(nKv * shape.headWidth, 4);
   let first: Uint8Array | undefined;
-  for (const pipeline of PIPELINES) {
-    if (pipeline.runsOn !== "gpu") continue;
+  const long = { invocations: 64, mostChunks: 4, workgroups: 1 }; // tiles of several chunks
+  const pipelines = PIPELINES.filter(({ runsOn }) => runsOn === "gpu");
+  for (const pipeline of [...pipelines, DEFAULT_PIPELINE.tuned!(long)]) {
     const index = await PqIndexer.create({ ...CONFIG, pipeline, device: gpu.device, weights: true, codebook });
     try {
       await index.append(keys);

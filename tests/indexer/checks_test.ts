@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { distanceBound, isExact, scoreBound } from "../../indexer/bounds.ts";
+import { distanceBound, halfBound, isExact, scoreBound } from "../../indexer/bounds.ts";
 import { checkCodes, checkOracle, checkOracleCodes, checkSelection, type SelectionCase } from "../../indexer/checks.ts";
 import { resolveConfig } from "../../indexer/config.ts";
 import { referenceCodes, referenceSelect, squaredDistance } from "../../indexer/reference.ts";
@@ -302,4 +302,38 @@ Deno.test("bounds: the augmented column near phi, where the root loses half the 
     const error = Math.abs(sum - squaredDistance(shape, codebook, exact, 0, 0));
     assert(error <= distanceBound(shape, codebook, exact, 0, 0), `seed ${seed}: ${error}`);
   }
+});
+
+Deno.test("halfBound: what rounding a value to f16 can change, saturated", () => {
+  const half = (value: number) => Math.f16round(Math.min(Math.max(value, -65504), 65504));
+  for (const value of [0, 1e-9, 6e-5, 0.1, 1, 3.14159, 2049, 65503, 65519, 65520, 1e6, 3e38]) {
+    const error = Math.abs(half(value) - value), bound = halfBound(value, false);
+    assert(error <= bound, `${value}: ${error} beyond ${bound}`);
+    assert(
+      bound <= 2 * error || bound <= 2 ** -10 * 65504 + Math.max(2 ** -14, 2 * error),
+      `${value}: ${bound} is loose`,
+    );
+  }
+  assertEquals([halfBound(2048, true), halfBound(3, true)], [0, 0]);
+  assert(halfBound(2049, true) > 0);
+});
+
+Deno.test("checkSelection: f16 tables may exchange what f32 tables may not", () => {
+  const base = makeCase(false), data = oracle(base);
+  const { scores } = referenceSelect(base.config, base.codebook, base.codes, base.nTokens, base.query, base.initOffset);
+  const listed = new Set(data.indices.subarray(0, data.lengths[0]));
+  const candidates = Array.from({ length: 92 }, (_, i) => i + 3);
+  const score = (token: number) => scores[token - 2];
+  const heavy = candidates.filter((token) => listed.has(token)),
+    other = candidates.filter((token) => !listed.has(token));
+  const last = heavy.reduce((least, token) => score(token) <= score(least) ? token : least);
+  const best = Math.max(...other.map(score).filter((value) => value < score(last)));
+  const next = other.find((token) => score(token) === best)!;
+  const worst = other.reduce((least, token) => score(token) < score(least) ? token : least);
+  // Centroids so small beside the flushed subnormals of f16 that no entry says anything.
+  const tiny = { ...base, query: base.query.map((value) => value * 2 ** -20) };
+  const exchanged = replace(data, last, next);
+  assert(checkSelection(base, exchanged).errors > 0 && checkSelection(tiny, exchanged).errors > 0);
+  assertEquals(checkSelection({ ...tiny, halfTables: true }, exchanged).errors, 0);
+  assert(checkSelection({ ...base, halfTables: true }, replace(data, last, worst)).errors > 0);
 });
