@@ -1512,10 +1512,9 @@ fn offer_bests(lane: u32, n_heavy: u32, best: u32) {
     wg_bests[lane] = best;
     workgroupBarrier();
     let n = select(WG / 2u, WG / 4u, n_heavy <= WG / 4u);
-    let end = select(0u, WG, lane < n);
-    highest = NO_CANDIDATE;
-    if (lane < end) { highest = max(wg_bests[lane], wg_bests[lane + n]); }
-    if (2u * n + lane < end) { highest = max(highest, max(wg_bests[lane + 2u * n], wg_bests[lane + 3u * n])); }
+    let at = lane % n;
+    let two = max(wg_bests[at], wg_bests[at + n]);
+    highest = max(two, max(wg_bests[at + 2u * n % WG], wg_bests[at + 3u * n % WG]));  // of two groups: the same again
   }
   offer(lane, highest, select(~highest, 0u, highest == NO_CANDIDATE));
 }

@@ -19,7 +19,7 @@ const CHECKS: Readonly<Record<string, readonly string[]>> = {
   "doc lint": ["doc", "--lint", "mod.ts"],
   test: ["test", "-A", "--quiet", "tests/"],
   "test, no GPU": ["test", "-A", "--quiet", "tests/"],
-  charts: ["test", "-A", "--quiet", "--config", "experiments/charts/deno.json", "experiments/charts/"],
+  charts: ["test", "-A", "--quiet", "--config", "notebooks/deno.json", "experiments/charts/"],
   browser: ["task", "--quiet", "test:browser"],
   "doc examples": ["test", "-A", "--quiet", "--doc", "mod.ts", "indexer/", "kernels/"],
   verify: ["run", "-A", "experiments/verify.ts"],
