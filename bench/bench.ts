@@ -68,6 +68,8 @@ export interface BenchReport {
   readonly emptyPassUs: number;
   readonly seed: number;
   readonly provenance: Provenance;
+  /** What a reader must know beside the rows: cases that are missing, and why. */
+  readonly note?: string;
 }
 
 const COMMAND: Command = {
@@ -106,7 +108,7 @@ async function measureGpu(
   const pairs = software ? 3 : isSeed ? 1000 : 100;
   const room = 2 * samples + pairs + 10 * 8 * 32 + 200;
   using bench = await Bench.open(gpu, pipeline, workload, state, { steps: room });
-  await bench.warmUp(software ? 0 : isSeed ? 500 : 200);
+  await bench.warmUp(software ? 0 : 500);
   const gpuUs = orNull(await bench.gpuSteps(bench.affordable(samples, 300)));
   const gpuWithoutKeyUs = orNull(await bench.gpuSteps(bench.affordable(samples, 300), false));
   const totals = await bench.gpuOperations(software ? 2 : bench.affordable(60, 100));
@@ -122,10 +124,10 @@ async function measureGpu(
       count: Math.ceil(2 ** 27 / stateBytes),
       steps: 400,
     });
-    await cold.warmUp(100);
+    await cold.warmUp(500);
     gpuColdUs = orNull(await cold.gpuSteps(cold.affordable(samples, 300)));
     using layers = await Bench.open(gpu, pipeline, workload, state, { count: 32, steps: 200 });
-    await layers.warmUp(100);
+    await layers.warmUp(500);
     gpuPerLayerUs = orNull((await layers.gpuLayers(40, 32)).map((us) => us / 32));
   }
   const total = [...totals.values()].reduce((sum, us) => sum + us, 0);

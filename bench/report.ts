@@ -6,7 +6,7 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { bold, type Command, runCommand, UsageError } from "../experiments/cli.ts";
+import { bold, type Command, runCommand, UsageError, wrap } from "../experiments/cli.ts";
 import type { BenchReport, BenchRow } from "./bench.ts";
 
 const RESULTS = new URL("results/", import.meta.url);
@@ -171,6 +171,7 @@ if (import.meta.main) {
           number(file.report.emptyPassUs)
         } µs\n`,
       );
+      if (file.report.note) console.log(`${wrap(`Note: ${file.report.note}`, 100)}\n`);
       console.log(plain([BOUND_HEAD, ...boundRows(file.report)]));
       console.log(
         "least: bytes that no implementation can do without, and at copy speed the floor; of copy: least bytes per µs\n" +

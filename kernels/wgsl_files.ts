@@ -1612,9 +1612,10 @@ fn divide_up(a: u32, b: u32) -> u32 { return (a + b - 1u) / b; }
 
 fn chunks_of(tokens: u32) -> u32 { return divide_up(tokens, CHUNK); }
 
-// Tiles per list that are long enough: one wave of workgroups, or what MOST_CHUNKS asks for.
+// Tiles per list that are long enough: one wave of workgroups, or as many waves as MOST_CHUNKS asks for.
 fn long_tiles(chunks: u32) -> u32 {
-  return max(max(WORKGROUPS / (BATCH * HEADS), 1u), divide_up(chunks, MOST_CHUNKS));
+  let wave = max(WORKGROUPS / (BATCH * HEADS), 1u);
+  return divide_up(chunks, MOST_CHUNKS * wave) * wave;
 }
 
 fn n_chunks() -> u32 {

@@ -1,20 +1,24 @@
 /**
- * e07 tuned: large workgroups that keep ranks in registers, and sizes chosen per device and shape. From e06.
+ * e07 tuned: large tiles that a workgroup scores into registers, and sizes chosen per device and shape. From e06.
  *
- * What changes, and what each was worth in the seed configuration on an NVIDIA H200 (score_tiles in a pass of its own was 45 µs
- * with tiles of 2,048 tokens):
+ * What changes, and what each was worth in the seed configuration on an NVIDIA H200 while it was built (score_tiles in
+ * a pass of its own was 45 µs with tiles of 2,048 tokens):
  * - Tiles of 8,192 tokens: a quarter of the tables, four times fewer candidates. 45 to 27.
  * - Sixteen invocations share a table entry: neighbours read neighbouring columns. With the next, 27 to 17.
- * - One histogram between the extremes of the ranks in place of digits, and ranks in registers; only tokens that reach a
- *   bound taken from the invocations' best are looked at again.
+ * - One histogram between the extremes of the ranks in place of digits, and ranks in registers.
  * - No loops in the hot path: one iteration of a loop costs 30 to 50 ns there, as the compiler's guard against endless
  *   loops keeps it from being unrolled. 17 to 12.
- * - Table copies without bank conflicts (replicas): no gain, and 3 µs lost when a loop wrote them. Kept as a size.
+ * - Tiles grow with the tokens, to one wave of workgroups: a long tile remembers its groups' best ranks only, and scores
+ *   the few groups again that can hold one of the best. At 1,048,576 tokens that halves the time.
+ * - A bound that does not trust neighbours to differ: with one from contiguous groups, real keys, which are clustered, took
+ *   the slow path nearly always. A histogram of ranks above the lowest best of a block of groups holds for any data.
+ * - The list compares the few members of the last bin with each other, a pair per invocation, instead of a second
+ *   histogram: 20.4 to 18.3 for the step.
+ * - Lost: copies of the table against bank conflicts (no gain), f16 entries (e07h).
  *
- * Measured (GPU pass): 17.9 µs after 54.3, 28.3 after 170 at 131,072 tokens, 142 after 1,207 at 1,048,576 (weights off; 16.5
- * is what the bytes would take at copy speed; by our count scoring takes some 20 instructions per token).
- * By leaving stages out, shortly before the final form: an empty pass and a second dispatch take 6.3 of the 17.9, the table 1.5, scores 1.6, the bound 0.7, keeping
- * candidates 1 to 2, the list 4.6. On llvmpipe 11.7 ms after 58, 5.7 × the baseline.
+ * Measured (GPU pass, `bench/results/`): 18.3 µs after 56.6, 26.0 after 176 at 131,072 tokens, 30.8 after 328 at 262,144. An
+ * empty pass takes 3.7 of it and a second dispatch 1.7; score_tiles 7.7 and code_list 5.6 beyond their own passes. On
+ * llvmpipe (2 cores) 11 to 20 ms from run to run, 3 to 6 × the baseline in the same run.
  *
  * @module
  */
@@ -105,7 +109,7 @@ export const E07: GpuPipelineDef = {
   ...E06,
   id: "e07",
   title: "tuned",
-  change: "large tiles with ranks in registers; sizes chosen per device and shape",
+  change: "large tiles scored into registers, grown to one wave of workgroups; sizes per device and shape",
   kernels: withList(
     [assignFirst, scoreTiles(PORTABLE, false)],
     (weights) => codeList({ tiling: tilingOf(PORTABLE), invocations: 256, subgroupSize: 0, weights }),

@@ -32,9 +32,10 @@ export interface Tiling {
 /** The tiles of e04 to e06, which keep exactly the best. */
 export const TILING: Tiling = { chunk: TILE, mostChunks: 1, workgroups: 1, slack: 0 };
 
-/** Tiles per list that are long enough: one wave of workgroups, or what `mostChunks` asks for. */
+/** Tiles per list that are long enough: one wave of workgroups, or as many waves as `mostChunks` asks for. */
 function longTiles({ workgroups, mostChunks }: Tiling, { batch, heads }: LayerShape, chunks: number): number {
-  return Math.max(Math.floor(workgroups / (batch * heads)), 1, Math.ceil(chunks / mostChunks));
+  const wave = Math.max(Math.floor(workgroups / (batch * heads)), 1);
+  return Math.ceil(chunks / (mostChunks * wave)) * wave;
 }
 
 /** Chunks of a tile: one while all workgroups run at once or nearly so. */
