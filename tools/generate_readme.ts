@@ -7,14 +7,17 @@
 
 import { wrap } from "../experiments/cli.ts";
 import { committedResults, markdown, markdownTable, source } from "../bench/report.ts";
+import type { PeerReport } from "../bench/peers/peers.ts";
 import { resolveConfig } from "../indexer/config.ts";
 import { DEFAULT_DEVICE, planStep } from "../indexer/pipelines/plan.ts";
 import { PIPELINES } from "../indexer/pipelines/mod.ts";
 
 const README = new URL("../README.md", import.meta.url);
+const PEERS = new URL("../bench/results/peers/", import.meta.url);
 const MARKS = {
   iterations: ["<!-- iterations: deno task generate -->", "<!-- /iterations -->"],
   results: ["<!-- results: deno task generate -->", "<!-- /results -->"],
+  peers: ["<!-- peers: deno task generate -->", "<!-- /peers -->"],
 } as const;
 
 /** A Markdown text with what lies between two marks replaced. */
@@ -30,7 +33,45 @@ const GPU = {
   limits: { ...DEFAULT_DEVICE.limits, maxComputeWorkgroupStorageSize: 32768, maxStorageBuffersPerShaderStage: 16 },
 };
 
-/** The README with a fresh table. */
+/** The newest run that measured every peer: ours beside theirs, at the first number of tokens. */
+async function peersTable(): Promise<string> {
+  const files: { readonly name: string; readonly report: PeerReport }[] = [];
+  for await (const { name } of Deno.readDir(PEERS)) {
+    if (name.endsWith(".json")) files.push({ name, report: JSON.parse(await Deno.readTextFile(new URL(name, PEERS))) });
+  }
+  files.sort((a, b) =>
+    a.report.rows.length - b.report.rows.length || a.report.provenance.date.localeCompare(b.report.provenance.date)
+  );
+  const newest = files.at(-1);
+  if (!newest) throw new Error("Cannot write the table of peers as bench/results/peers/ holds none");
+  const { rows, provenance } = newest.report;
+  const number = (value: number | null) =>
+    value === null ? "–" : value.toLocaleString("en", { maximumFractionDigits: value < 1000 ? 1 : 0 });
+  const body = rows.filter(({ tokens }) => tokens === rows[0].tokens).map((row) => {
+    const larger = rows.find(({ peer, tokens }) => peer === row.peer && tokens !== row.tokens);
+    const right = row.failed ? "did not run" : row.problem ? "**wrong**" : "✓";
+    const ratio = row.amortizedUs === null ? "–" : `${number(row.amortizedUs / rows[0].amortizedUs!)} ×`;
+    const largerCell = larger?.problem ? "**wrong**" : number(larger?.gpuUs ?? null);
+    return [
+      row.peer,
+      number(row.gpuUs),
+      number(row.coldUs),
+      number(row.replayUs ?? row.wallUs),
+      number(row.amortizedUs),
+      ratio,
+      largerCell,
+      right,
+    ];
+  });
+  const largest = Math.max(...rows.map(({ tokens }) => tokens)).toLocaleString("en");
+  const head = ["implementation", "GPU µs", "cold", "wall", "amortized", "to ours", `GPU µs, N ${largest}`, "checked"];
+  const from = `${provenance.adapter}, driver ${provenance.driver}, commit ${provenance.commit}, ${
+    provenance.date.slice(0, 10)
+  }; \`bench/results/peers/${newest.name}\``;
+  return `${markdown([head, ...body])}\n\n${wrap(from, 120)}`;
+}
+
+/** The README with fresh tables. */
 export async function generateReadme(readme: string): Promise<string> {
   const options = { config: resolveConfig({ heads: 32, headWidth: 128 }), device: GPU, weights: true, tokens: 32_000 };
   const rows = PIPELINES.map((pipeline) => {
@@ -43,7 +84,8 @@ export async function generateReadme(readme: string): Promise<string> {
   const results = `${markdownTable(newest.report)}\n\n${
     wrap(`${source(newest)}; \`bench/results/${newest.name}\``, 120)
   }`;
-  return fill(fill(readme, MARKS.iterations, iterations), MARKS.results, results);
+  const filled = fill(fill(readme, MARKS.iterations, iterations), MARKS.results, results);
+  return fill(filled, MARKS.peers, await peersTable());
 }
 
 if (import.meta.main) {
