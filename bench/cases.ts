@@ -57,7 +57,7 @@ export function casesFor(software: boolean, full: boolean): Case[] {
     ...vary("GQA", [4, 8], (group) => ({ kvHeads: 32 / group })),
     ...block("e03 invocations", [64, 128, 256], (invocations) => e03By({ invocations, words: 4 })),
     ...block("e03 words", [1, 2, 8], (words) => e03By({ invocations: 256, words })),
-    ...block("e07 invocations", [128, 256, 512, 1024], (invocations) => e07.tuned!({ invocations })),
+    ...block("e07 invocations", [128, 256, 512, 1024], (invocations) => e07.tuned!({ invocations, mostChunks: 1 })),
     ...block("e07 invocations per list", [128, 256, 512, 1024], (listInvocations) => e07.tuned!({ listInvocations })),
     ...block("e07 subgroups", [0], (subgroupSize) => e07.tuned!({ subgroupSize })),
     ...block("e07 chunks at N 131,072", [1, 4, 16], (mostChunks) => e07.tuned!({ mostChunks }), { tokens: 131_072 }),

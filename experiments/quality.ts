@@ -26,6 +26,29 @@ export interface Quality {
   readonly listLength: number;
 }
 
+/**
+ * Exact attention of a capture's query over the first `nTokens` cached tokens: softmax(q·k / √D), f64 `[nTokens]`.
+ *
+ * @param step which query of the capture
+ */
+export function exactAttention(capture: Capture, step: number, head: number, nTokens: number): Float64Array {
+  const { headWidth, heads, kvHeads, key, tokens } = capture;
+  const query = queryOf(capture, step);
+  const kv = Math.floor(head / (heads / kvHeads));
+  const logits = new Float64Array(nTokens);
+  let largest = -Infinity;
+  for (let token = 0; token < nTokens; token++) {
+    let dot = 0;
+    const at = (kv * tokens + token) * headWidth;
+    for (let j = 0; j < headWidth; j++) dot += query[head * headWidth + j] * key[at + j];
+    logits[token] = dot / Math.sqrt(headWidth);
+    largest = Math.max(largest, logits[token]);
+  }
+  const weights = logits.map((logit) => Math.exp(logit - largest));
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  return weights.map((weight) => weight / total);
+}
+
 /** Collects quality over steps. */
 export class QualityMeter {
   readonly #capture: Capture;
@@ -43,31 +66,18 @@ export class QualityMeter {
 
   /** Adds a step: the lists of its heads when `nTokens` tokens were cached. */
   add(step: number, nTokens: number, lists: readonly ArrayLike<number>[]): void {
-    const { headWidth, heads, kvHeads, key, tokens } = this.#capture;
-    const query = queryOf(this.#capture, step);
     const row = resolveRow(this.#config, this.#initOffset, nTokens, 1);
     const begin = row.candBegin + this.#initOffset, end = row.candEnd + this.#initOffset;
     lists.forEach((list, h) => {
-      const kv = Math.floor(h / (heads / kvHeads));
-      const logits = new Float64Array(nTokens);
-      let largest = -Infinity;
-      for (let token = 0; token < nTokens; token++) {
-        let dot = 0;
-        const at = (kv * tokens + token) * headWidth;
-        for (let j = 0; j < headWidth; j++) dot += query[h * headWidth + j] * key[at + j];
-        logits[token] = dot / Math.sqrt(headWidth);
-        largest = Math.max(largest, logits[token]);
-      }
-      const weights = logits.map((logit) => Math.exp(logit - largest));
-      const total = weights.reduce((sum, weight) => sum + weight, 0);
+      const weights = exactAttention(this.#capture, step, h, nTokens);
       const mass = (chosen: Iterable<number>) => {
         let sum = 0;
         for (const token of chosen) sum += weights[token];
-        return sum / total;
+        return sum;
       };
       const range = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => from + i);
       const fixed = [...range(0, row.nSink), ...range(row.windowBegin, nTokens)];
-      const exact = range(begin, end).sort((a, b) => logits[b] - logits[a] || a - b).slice(0, row.nHeavy);
+      const exact = range(begin, end).sort((a, b) => weights[b] - weights[a] || a - b).slice(0, row.nHeavy);
       const chosen = new Set(Array.from(list));
       this.#lists++;
       if (row.nHeavy > 0) {

@@ -12,6 +12,7 @@
 import { Gpu } from "../kernels/gpu/device.ts";
 import { hostDriver } from "../kernels/gpu/host.ts";
 import { DEFAULT_PIPELINE } from "../indexer/pipelines/mod.ts";
+import { planStep } from "../indexer/pipelines/plan.ts";
 import { defaultTuning } from "../indexer/pipelines/e07_tuned.ts";
 import { readTuning, shapeClass, type Tuning, type TuningEntry, type TuningFile } from "../indexer/tuning.ts";
 import { type ResolvedConfig } from "../indexer/config.ts";
@@ -135,6 +136,14 @@ if (import.meta.main) {
     if (typeof sinkSize !== "number" || typeof windowSize !== "number" || typeof heavySize !== "number") {
       throw new UsageError("Cannot tune sizes that are shares as the drawn states have fixed ones: give numbers");
     }
+    for (const n of tokens) {
+      const plan = planStep(DEFAULT_PIPELINE, { config, device: gpu, weights, tokens: n });
+      if (!plan.kernels.some(({ name, workgroups }) => name === "score_tiles" && workgroups > 0)) {
+        throw new UsageError(
+          `Cannot tune at ${n} tokens as nothing is scored in tiles there: give more tokens, or another K`,
+        );
+      }
+    }
     const path = args.text("out")!;
     await prepareOutput(path);
     const file = await readFileOrNone(path);
@@ -198,7 +207,11 @@ if (import.meta.main) {
     const turns: { readonly winner: readonly number[]; readonly base: readonly number[] }[] = [];
     for (let k = 0; k < (best === start ? 1 : 3); k++) {
       progress.update(k, 3);
-      turns.push({ base: (await search.measure(start, true))!, winner: (await search.measure(best, true))! });
+      const turn = { base: await search.measure(start, true), winner: await search.measure(best, true) };
+      if (!turn.base || !turn.winner) {
+        throw new Error("Cannot compare winner and default as one of them failed the second time");
+      }
+      turns.push({ base: turn.base, winner: turn.winner });
     }
     progress.done();
     const median = (of: (turn: typeof turns[number]) => readonly number[]) =>

@@ -215,7 +215,7 @@ export function boundedScores(
         const at = (list * shape.subvectors + m) * shape.centroids + codeOf(list, m, i)[1];
         sizes += operands[at];
         if (entries) {
-          halves += halfBound(Math.abs(entries[at]) + scoreBound(shape, magnitudes[at], sizes, exact), exact);
+          halves += halfBound(Math.abs(entries[at]) + scoreBound(shape, magnitudes[at], operands[at], exact), exact);
         }
       }
       // What rounding to f16 adds is summed in f32 like the rest: doubled, that is bounded as well.

@@ -25,7 +25,7 @@ import { CPU_PIPELINE, DEFAULT_PIPELINE, pipelineById } from "./pipelines/mod.ts
 import type { Layer, LayerStep, PassTarget, Pipeline } from "./pipelines/pipeline.ts";
 import type { Codebook } from "./reference.ts";
 import { Selection, type SelectionOutput } from "./selection.ts";
-import { type TuningFile, tuningFor } from "./tuning.ts";
+import { type Tuning, type TuningFile, tuningFor } from "./tuning.ts";
 
 /** A codebook trained elsewhere, with the codes that go with it. */
 export interface CodebookInput {
@@ -62,7 +62,9 @@ export interface PqIndexerOptions extends PqConfig {
   readonly iterations?: number;
   /**
    * What `deno task tune` wrote, or the path of that file. Where it knows this adapter, driver and class of shape, a
-   * pipeline that is tuned takes its sizes from there, else from its defaults. Results are the same.
+   * pipeline that is tuned takes its sizes from there, else from its defaults; also where this device cannot have them.
+   * Results are the same. The driver is told by a program (nvidia-smi, dpkg-query): without permission to run it, in Node
+   * and in browsers any driver's sizes are taken.
    */
   readonly tuning?: string | URL | TuningFile;
   /** Called during training, after every group of (batch, KV head, subvector). */
@@ -228,7 +230,7 @@ export class PqIndexer {
     const tuning = options.tuning === undefined || !gpu
       ? undefined
       : await tuningFor(options.tuning, gpu.info, config, options.weights ?? false);
-    const pipeline = tuning && untuned.tuned ? untuned.tuned(tuning) : untuned;
+    const pipeline = tuning && gpu ? tunedOr(untuned, tuning, config, gpu, options.weights ?? false) : untuned;
     const layer = await pipeline.create({ config, weights: options.weights ?? false, gpu });
     const index = new PqIndexer(config, options, pipeline, layer, gpu);
     try {
@@ -748,6 +750,18 @@ export class PqIndexer {
     const at = firstNonFinite(input);
     if (at >= 0) refuse(action, `${name} must be finite`, `value ${at} is ${input[at]}`);
     return count;
+  }
+}
+
+/** A pipeline with sizes, or as it is where nothing in it is tuned or this device or shape cannot have them. */
+function tunedOr(pipeline: Pipeline, tuning: Tuning, config: ResolvedConfig, device: Gpu, weights: boolean): Pipeline {
+  const tuned = pipeline.tuned?.(tuning);
+  try {
+    tuned?.kernelsFor({ config, device, weights });
+    return tuned ?? pipeline;
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    return pipeline;
   }
 }
 

@@ -57,23 +57,24 @@ const NAMES = ["invocations", "mostChunks", "workgroups", "lists", "listInvocati
 export function checkTuning(action: string, tuning: Tuning): void {
   const isPower = (value: number, least: number, most: number) =>
     Number.isInteger(Math.log2(value)) && value >= least && value <= most;
+  const isCount = (value: number) => value >= 1 && value <= 65_536;
   if (
     typeof tuning !== "object" || tuning === null || NAMES.some((name) => !Number.isInteger(tuning[name])) ||
     !isPower(tuning.invocations, 64, 1024) || !isPower(tuning.listInvocations, 64, 1024) ||
-    !isPower(tuning.mostChunks, 1, 32) || tuning.lists < 1 || tuning.workgroups < 1 ||
+    !isPower(tuning.mostChunks, 1, 32) || !isCount(tuning.lists) || !isCount(tuning.workgroups) ||
     !(tuning.subgroupSize === 0 || isPower(tuning.subgroupSize, 4, 128))
   ) {
     refuse(
       action,
       "invocations and listInvocations must be powers of two 64 to 1024, mostChunks 1 to 32, lists and workgroups " +
-        "integers from 1 on, subgroupSize 0 or a power of two 4 to 128",
+        "integers 1 to 65536, subgroupSize 0 or a power of two 4 to 128",
       JSON.stringify(tuning),
     );
   }
 }
 
 /** Shapes that share their best sizes: lists and heavy tokens count by powers of two, tokens not at all. */
-export function shapeClass({ shape, heavySize }: ResolvedConfig, weights: boolean): string {
+export function shapeClass({ shape, heavySize, metric }: ResolvedConfig, weights: boolean): string {
   const near = (value: number) => value === 0 ? 0 : 2 ** Math.round(Math.log2(value));
   const { batch, heads, kvHeads, headWidth, subvectors, centroids } = shape;
   return [
@@ -83,18 +84,27 @@ export function shapeClass({ shape, heavySize }: ResolvedConfig, weights: boolea
     `M ${subvectors}`,
     `bits ${Math.log2(centroids)}`,
     `K ${typeof heavySize === "number" ? near(heavySize) : "ratio"}`,
+    ...(metric === "ip" ? ["ip"] : []),
     `weights ${weights ? "on" : "off"}`,
   ].join(", ");
 }
 
-/** The entry for an adapter, its driver and a shape, if the file has one. */
-export function findTuning(
+/**
+ * The entry for an adapter, its driver and a shape, if the file has one. Where the platform does not tell the driver, any
+ * driver's will do.
+ *
+ * @param driver is asked for only where adapter and shape are found
+ */
+export async function findTuning(
   { tunings }: TuningFile,
   adapter: string,
-  driver: string,
+  driver: () => Promise<string>,
   shape: string,
-): TuningEntry | undefined {
-  return tunings.find((entry) => entry.adapter === adapter && entry.driver === driver && entry.shape === shape);
+): Promise<TuningEntry | undefined> {
+  const found = tunings.filter((entry) => entry.adapter === adapter && entry.shape === shape);
+  if (found.length === 0) return undefined;
+  const own = await driver();
+  return found.find((entry) => entry.driver === own || own === "unknown");
 }
 
 /**
@@ -143,5 +153,5 @@ export async function tuningFor(
   weights: boolean,
 ): Promise<Tuning | undefined> {
   const file = typeof source === "string" || source instanceof URL ? await readTuning(source) : checkTuningFile(source);
-  return findTuning(file, info.description, await hostDriver(info), shapeClass(config, weights))?.tuning;
+  return (await findTuning(file, info.description, () => hostDriver(info), shapeClass(config, weights)))?.tuning;
 }

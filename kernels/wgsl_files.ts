@@ -127,6 +127,8 @@ fn row_of(lane: u32) -> u32 {
 `,
   "layer/rows_subgroup.wgsl": `// How 16 invocations that share a row add their partial sums: by shuffles, in the order of \`add_parts\`, without
 // a barrier. In place of \`rows_shared.wgsl\` where subgroups have 16 invocations or more.
+// Shuffles need the subgroup together (see \`scan_subgroup.wgsl\`). Sums of widths that are no multiple of 16 end in a branch
+// that some invocations skip: there a barrier brings them together.
 // While there is more than one row, half of the 16 give away what the other half goes on with: 5 shuffles, not 16.
 
 enable subgroups;
@@ -136,6 +138,7 @@ const ROWS_NEED_BARRIER = false;
 override ROWS: u32 = WG / 4u;
 
 fn add_rows(lane: u32, parts: vec4f) -> f32 {
+  if (SUB_WIDTH % N_PARTS != 0u || CENTROID_WIDTH % N_PARTS != 0u) { workgroupBarrier(); }
   let is_upper = (lane & 8u) != 0u;
   let two = select(parts.xy, parts.zw, is_upper) + subgroupShuffleXor(select(parts.zw, parts.xy, is_upper), 8u);
   let is_odd = (lane & 4u) != 0u;
@@ -802,9 +805,9 @@ fn is_wild() -> bool {
 }
 
 fn entry_part(list_ix: u32, first_group: u32, e: u32, part: u32) -> f32 {
-  if (e >= TABLE_ENTRIES) { return 0.0; }
-  let query_at = (list_ix * SUBVECTORS + e / CENTROIDS) * SUB_WIDTH;
-  return product_part(query_at, (first_group * CENTROIDS + e) * CENTROID_WIDTH, part);
+  let own = min(e, TABLE_ENTRIES - 1u);  // past the end the last entry again: no invocation goes another way
+  let query_at = (list_ix * SUBVECTORS + own / CENTROIDS) * SUB_WIDTH;
+  return product_part(query_at, (first_group * CENTROIDS + own) * CENTROID_WIDTH, part);
 }
 
 // Entries first .. first + ROWS.
@@ -1239,7 +1242,8 @@ fn merge(
 // a tile of several chunks only the groups go into it whose best ranks are the n_heavy best, and some more: no other group
 // can hold one of the n_heavy best tokens. They are scored again, an invocation each. Nothing here depends on
 // neighbours' scores being independent: in real keys they are not.
-// Preconditions: coded_stride is a multiple of 16; where IS_LONG, n_heavy is WG at most.
+// Preconditions: coded_stride is a multiple of 16; WG a power of two from 64 on; where IS_LONG, n_heavy is WG and
+// MOST_CHUNKS 32 at most.
 
 override WG: u32;
 override LISTS: u32;    // lists per workgroup

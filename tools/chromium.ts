@@ -77,7 +77,9 @@ export async function inChromium<T>(program: string, options: ChromiumOptions): 
   } catch {
     // It has ended already.
   }
+  const late = setTimeout(() => chromium.kill("SIGKILL"), 5000);
   await chromium.status;
+  clearTimeout(late);
   // It always complains about the missing D-Bus.
   const log = (await stderr).split("\n").filter((line) => !/dbus|unexpected operator/.test(line)).join("\n");
   await server.shutdown();

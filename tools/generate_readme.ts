@@ -39,16 +39,19 @@ async function peersTable(): Promise<string> {
   for await (const { name } of Deno.readDir(PEERS)) {
     if (name.endsWith(".json")) files.push({ name, report: JSON.parse(await Deno.readTextFile(new URL(name, PEERS))) });
   }
-  files.sort((a, b) =>
-    a.report.rows.length - b.report.rows.length || a.report.provenance.date.localeCompare(b.report.provenance.date)
+  const peersOf = ({ rows }: PeerReport) => new Set(rows.map(({ peer }) => peer)).size;
+  const onGpu = files.filter(({ report }) => !report.provenance.software && report.rows[0]?.amortizedUs);
+  onGpu.sort((a, b) =>
+    peersOf(a.report) - peersOf(b.report) || a.report.provenance.date.localeCompare(b.report.provenance.date)
   );
-  const newest = files.at(-1);
+  const newest = onGpu.at(-1);
   if (!newest) throw new Error("Cannot write the table of peers as bench/results/peers/ holds none");
   const { rows, provenance } = newest.report;
   const number = (value: number | null) =>
     value === null ? "–" : value.toLocaleString("en", { maximumFractionDigits: value < 1000 ? 1 : 0 });
+  const most = Math.max(...rows.map(({ tokens }) => tokens));
   const body = rows.filter(({ tokens }) => tokens === rows[0].tokens).map((row) => {
-    const larger = rows.find(({ peer, tokens }) => peer === row.peer && tokens !== row.tokens);
+    const larger = rows.find(({ peer, tokens }) => peer === row.peer && tokens === most);
     const right = row.failed ? "did not run" : row.problem ? "**wrong**" : "✓";
     const ratio = row.amortizedUs === null ? "–" : `${number(row.amortizedUs / rows[0].amortizedUs!)} ×`;
     const largerCell = larger?.problem ? "**wrong**" : number(larger?.gpuUs ?? null);
@@ -63,8 +66,16 @@ async function peersTable(): Promise<string> {
       right,
     ];
   });
-  const largest = Math.max(...rows.map(({ tokens }) => tokens)).toLocaleString("en");
-  const head = ["implementation", "GPU µs", "cold", "wall", "amortized", "to ours", `GPU µs, N ${largest}`, "checked"];
+  const head = [
+    "implementation",
+    "GPU µs",
+    "cold",
+    "wall",
+    "amortized",
+    "to ours",
+    `GPU µs, N ${most.toLocaleString("en")}`,
+    "checked",
+  ];
   const from = `${provenance.adapter}, driver ${provenance.driver}, commit ${provenance.commit}, ${
     provenance.date.slice(0, 10)
   }; \`bench/results/peers/${newest.name}\``;

@@ -44,7 +44,7 @@ export interface PeerRow {
   readonly gpuUs: number | null;
   /** The same with so many copies of the state in turn that no cache holds them. */
   readonly coldUs: number | null;
-  /** Submit to idle, less the same for an empty submit where that is known. */
+  /** Submit to idle, the cost of a submit included. */
   readonly wallUs: number | null;
   /** Submit to idle under CUDA-graph replay. */
   readonly replayUs: number | null;
@@ -399,6 +399,12 @@ if (import.meta.main) {
       }
       return Number(value);
     });
+    const names = [...PYTHON_IDS, ...JS_PEERS.map(([name]) => name)];
+    for (const part of args.text("only")?.split(",") ?? []) {
+      if (!names.some((name) => name.includes(part))) {
+        throw new UsageError(`Cannot use --only ${part} as it must be part of a peer's name: ${names.join(", ")}`);
+      }
+    }
     if (args.text("steps") !== undefined) args.integer("steps", 1, 100_000);
     await prepareOutput(args.text("json"));
     const gpu = await Gpu.shared().catch((error) => {

@@ -11,6 +11,8 @@ import { compile, type TopLevelSpec } from "vega-lite";
 /** Okabe and Ito's colors, the strongest first. */
 export const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"];
 
+const SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json";
+
 /** What every chart shares. */
 const CONFIG = {
   background: "white",
@@ -20,6 +22,9 @@ const CONFIG = {
   legend: { labelFontSize: 12, titleFontSize: 12 },
   title: { fontSize: 15, anchor: "start", subtitleFontSize: 12, subtitleColor: "#444444" },
 } as const;
+
+/** The types of Vega-Lite refuse read-only arrays and most literals; that it compiles is what tells. */
+const typed = (spec: Record<string, unknown>) => spec as unknown as TopLevelSpec;
 
 /** One point of a line. */
 export interface LinePoint {
@@ -50,8 +55,8 @@ export function linePanels(
 ): TopLevelSpec {
   const all = panels.flatMap(({ points }) => points.map(({ us }) => us));
   const domain = [Math.min(...all) / 1.3, Math.max(...all) * 1.3];
-  return {
-    $schema: "https://vega.github.io/schema/vega-lite/v5.json",
+  return typed({
+    $schema: SCHEMA,
     title: { text: title, subtitle: [...subtitle] },
     config: CONFIG,
     hconcat: panels.map(({ title, points, format = ",d" }, ix) => ({
@@ -85,7 +90,228 @@ export function linePanels(
       mark: { type: "line", point: { size: 50, filled: true }, strokeWidth: 2 },
     })),
     resolve: { scale: { color: "shared", shape: "shared" } },
-  } as TopLevelSpec;
+  });
+}
+
+/** Title and subtitle of a chart. */
+export interface Heading {
+  readonly title: string;
+  readonly subtitle?: readonly string[];
+}
+
+const titleOf = ({ title, subtitle = [] }: Heading) => ({ text: title, subtitle: [...subtitle] });
+
+/** A bar. */
+export interface Bar {
+  /** What it stands for; bars keep their order. */
+  readonly name: string;
+  readonly value: number;
+  /** Which color; bars of one name and several parts are stacked. Default: one color for all. */
+  readonly part?: string;
+}
+
+/** Horizontal bars, each with its value; stacked where bars of a name have parts. */
+export function bars(heading: Heading, rows: readonly Bar[], xTitle: string): TopLevelSpec {
+  const names = [...new Set(rows.map(({ name }) => name))];
+  const parts = [...new Set(rows.map(({ part }) => part ?? ""))];
+  const totals = names.map((name) => ({
+    name,
+    value: rows.filter((row) => row.name === name).reduce((sum, { value }) => sum + value, 0),
+  }));
+  const y = { field: "name", type: "nominal", sort: names, title: null, axis: { labelLimit: 220 } } as const;
+  const most = Math.max(...totals.map(({ value }) => value));
+  const x = { field: "value", type: "quantitative", title: xTitle, scale: { domain: [0, most * 1.12] } } as const;
+  const format = most < 10 ? ",.2f" : most < 1000 ? ",.1f" : ",.0f";
+  return typed({
+    $schema: SCHEMA,
+    title: titleOf(heading),
+    config: CONFIG,
+    width: 460,
+    height: { step: 26 },
+    layer: [
+      {
+        data: { values: rows.map((row, order) => ({ part: "", ...row, order })) },
+        mark: { type: "bar", tooltip: true },
+        encoding: {
+          y,
+          x,
+          order: { field: "order" },
+          color: {
+            field: "part",
+            type: "nominal",
+            sort: parts,
+            title: null,
+            scale: { domain: parts, range: parts.map((_, k) => COLORS[k % COLORS.length]) },
+            legend: parts.length > 1 ? { columns: 1, symbolLimit: 40 } : null,
+          },
+        },
+      },
+      {
+        data: { values: totals },
+        mark: { type: "text", align: "left", dx: 4, fontSize: 12 },
+        encoding: { y, x, text: { field: "value", type: "quantitative", format } },
+      },
+    ],
+  });
+}
+
+/** A point of a curve. */
+export interface CurvePoint {
+  readonly x: number;
+  readonly y: number;
+  readonly line: string;
+}
+
+/** How an axis is drawn. */
+export interface Axis {
+  readonly title: string;
+  readonly log?: boolean;
+  /** As d3-format has it. */
+  readonly format?: string;
+}
+
+const scaleOf = ({ log = false }: Axis) => log ? { type: "log", nice: false } : { type: "linear", zero: false };
+
+/** Curves with a point at each value, such as recall over bytes. */
+export function curves(heading: Heading, points: readonly CurvePoint[], x: Axis, y: Axis): TopLevelSpec {
+  const lines = [...new Set(points.map(({ line }) => line))];
+  const domain = lines, range = lines.map((_, k) => COLORS[k % COLORS.length]);
+  return typed({
+    $schema: SCHEMA,
+    title: titleOf(heading),
+    config: CONFIG,
+    width: 460,
+    height: 300,
+    data: { values: [...points] },
+    mark: { type: "line", point: points.length < 200 ? { size: 50, filled: true } : false, strokeWidth: 2, tooltip: true },
+    encoding: {
+      x: {
+        field: "x",
+        type: "quantitative",
+        title: x.title,
+        scale: scaleOf(x),
+        axis: { format: x.format ?? ",", labelOverlap: true },
+      },
+      y: { field: "y", type: "quantitative", title: y.title, scale: scaleOf(y), axis: { format: y.format ?? "," } },
+      color: { field: "line", type: "nominal", sort: lines, title: null, scale: { domain, range } },
+      shape: { field: "line", type: "nominal", sort: lines, title: null, scale: { domain } },
+    },
+  });
+}
+
+/** Cells of a strip of attention: row by column, a share each. */
+export interface HeatCell {
+  readonly row: string;
+  /** First token of the cell. */
+  readonly token: number;
+  readonly share: number;
+}
+
+/** Attention over the cache as strips, one a row; color is the share on a logarithmic scale. */
+export function heatStrips(heading: Heading, cells: readonly HeatCell[], legend: string): TopLevelSpec {
+  const rows = [...new Set(cells.map(({ row }) => row))];
+  const least = Math.max(Math.min(...cells.map(({ share }) => share)), 1e-6);
+  return typed({
+    $schema: SCHEMA,
+    title: titleOf(heading),
+    config: { ...CONFIG, view: { stroke: null } },
+    width: 640,
+    height: { step: 34 },
+    data: { values: cells.map((cell) => ({ ...cell, share: Math.max(cell.share, least) })) },
+    mark: { type: "rect", tooltip: true },
+    encoding: {
+      x: {
+        field: "token",
+        type: "ordinal",
+        title: "token",
+        axis: { labelOverlap: true, labelAngle: 0, format: ",d", ticks: false },
+      },
+      y: { field: "row", type: "nominal", sort: rows, title: null },
+      color: {
+        field: "share",
+        type: "quantitative",
+        title: legend,
+        scale: { type: "log", scheme: "viridis", domain: [least, Math.max(...cells.map(({ share }) => share))] },
+        legend: { format: ".1%", gradientLength: 120 },
+      },
+    },
+  });
+}
+
+/** A span of a timeline. */
+export interface Span {
+  readonly name: string;
+  readonly track: string;
+  readonly beginUs: number;
+  readonly us: number;
+}
+
+/** Spans on tracks over time. */
+export function timeline(heading: Heading, spans: readonly Span[]): TopLevelSpec {
+  const tracks = [...new Set(spans.map(({ track }) => track))], names = [...new Set(spans.map(({ name }) => name))];
+  return typed({
+    $schema: SCHEMA,
+    title: titleOf(heading),
+    config: CONFIG,
+    width: 640,
+    height: { step: 40 },
+    data: { values: spans.map((span) => ({ ...span, endUs: span.beginUs + span.us })) },
+    mark: { type: "bar", tooltip: true, stroke: "white", strokeWidth: 1 },
+    encoding: {
+      x: { field: "beginUs", type: "quantitative", title: "µs", scale: { zero: true } },
+      x2: { field: "endUs" },
+      y: { field: "track", type: "nominal", sort: tracks, title: null },
+      color: {
+        field: "name",
+        type: "nominal",
+        sort: names,
+        title: null,
+        scale: { domain: names, range: names.map((_, k) => COLORS[k % COLORS.length]) },
+        legend: { symbolLimit: 40 },
+      },
+    },
+  });
+}
+
+/** A step beside what memory allows. */
+export interface RooflinePoint {
+  readonly name: string;
+  /** Bytes that its kernels read and write. */
+  readonly bytes: number;
+  readonly us: number;
+}
+
+/** Time over bytes moved, with the line that no step can be below: the bytes at copy speed after an empty pass. */
+export function roofline(
+  heading: Heading,
+  points: readonly RooflinePoint[],
+  { copyGBs, emptyPassUs }: { readonly copyGBs: number; readonly emptyPassUs: number },
+): TopLevelSpec {
+  const bytes = points.map((point) => point.bytes), low = Math.min(...bytes) / 2, high = Math.max(...bytes) * 2;
+  const floor = Array.from({ length: 40 }, (_, k) => {
+    const at = low * (high / low) ** (k / 39);
+    return { mb: at / 1e6, us: emptyPassUs + at / copyGBs / 1e3 };
+  });
+  const x = { field: "mb", type: "quantitative", title: "MB moved by the kernels", scale: { type: "log", nice: false } } as const;
+  const y = { field: "us", type: "quantitative", title: "µs per step", scale: { type: "log", nice: false } } as const;
+  return typed({
+    $schema: SCHEMA,
+    title: titleOf(heading),
+    config: CONFIG,
+    width: 460,
+    height: 300,
+    layer: [
+      { data: { values: floor }, mark: { type: "line", strokeDash: [6, 4], color: "#555555" }, encoding: { x, y } },
+      {
+        data: { values: points.map((point) => ({ ...point, mb: point.bytes / 1e6 })) },
+        encoding: { x, y },
+        layer: [
+          { mark: { type: "point", filled: true, size: 70, color: COLORS[0], tooltip: true } },
+          { mark: { type: "text", align: "left", dx: 8, fontSize: 12 }, encoding: { text: { field: "name" } } },
+        ],
+      },
+    ],
+  });
 }
 
 /** Draws a specification. */

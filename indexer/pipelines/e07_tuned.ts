@@ -9,7 +9,7 @@
  * - No loops in the hot path: one iteration of a loop costs 30 to 50 ns there, as the compiler's guard against endless
  *   loops keeps it from being unrolled. 17 to 12.
  * - Tiles grow with the tokens, to one wave of workgroups: a long tile remembers its groups' best ranks only, and scores
- *   the few groups again that can hold one of the best. At 1,048,576 tokens that halves the time.
+ *   the few groups again that can hold one of the best.
  * - A bound that does not trust neighbours to differ: with one from contiguous groups, real keys, which are clustered, took
  *   the slow path nearly always. A histogram of ranks above the lowest best of a block of groups holds for any data.
  * - The list compares the few members of the last bin with each other, a pair per invocation, instead of a second
@@ -73,26 +73,39 @@ function kernelsAt(
 }
 
 function fits(context: PlanContext, tuning: Tuning, entries: Entries = "f32"): boolean {
-  const most = context.device.limits.maxComputeWorkgroupStorageSize;
-  return kernelsAt(context, tuning, entries).every((kernel) =>
-    kernel.plan(context.config.shape).workgroupBytes <= most
-  );
+  const { limits } = context.device;
+  const most = Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX);
+  return kernelsAt(context, tuning, entries).every((kernel) => {
+    const { workgroupBytes, invocations } = kernel.plan(context.config.shape);
+    return workgroupBytes <= limits.maxComputeWorkgroupStorageSize && invocations <= most;
+  });
+}
+
+function canHave(context: PlanContext, tuning: Tuning, entries: Entries): boolean {
+  return fits(context, tuning, entries) && tilePays(context.config, tilingOf(tuning).chunk);
 }
 
 /**
- * The kernels for given sizes where they fit the device, else e06's. Pure.
+ * The kernels for given sizes. Pure.
  *
- * @throws {RangeError} for sizes that no kernel can have
+ * @throws {RangeError} for sizes that no kernel, not this device or not this shape can have
  */
 export function tunedKernels(context: PlanContext, tuning: Tuning, entries: Entries = "f32"): readonly Kernel[] {
-  checkTuning("plan e07", tuning);
-  const { subgroupSize } = context.device;
+  const action = "plan e07 with these sizes", { subgroupSize } = context.device;
+  checkTuning(action, tuning);
   if (tuning.subgroupSize !== 0 && tuning.subgroupSize !== subgroupSize) {
-    refuse("plan e07", `subgroups of this device have ${subgroupSize} invocations`, JSON.stringify(tuning));
+    refuse(action, `subgroups of this device have ${subgroupSize} invocations`, JSON.stringify(tuning));
   }
-  return fits(context, tuning, entries) && tilePays(context.config, tilingOf(tuning).chunk)
-    ? kernelsAt(context, tuning, entries)
-    : kernelsOf(E06, context);
+  if (!canHave(context, tuning, entries)) {
+    refuse(action, "they must fit the device, and K be a quarter of a chunk at most", JSON.stringify(tuning));
+  }
+  return kernelsAt(context, tuning, entries);
+}
+
+/** The kernels for the default sizes; e06's where a shape or device can have none. Pure. */
+export function defaultKernels(context: PlanContext, entries: Entries = "f32"): readonly Kernel[] {
+  const tuning = defaultTuning(context);
+  return canHave(context, tuning, entries) ? kernelsAt(context, tuning, entries) : kernelsOf(E06, context);
 }
 
 const PORTABLE: ScoreTilesOptions = {
@@ -115,25 +128,18 @@ export const E07: GpuPipelineDef = {
     (weights) => codeList({ tiling: tilingOf(PORTABLE), invocations: 256, subgroupSize: 0, weights }),
     true,
   ),
-  kernelsFor: (context) => tunedKernels(context, defaultTuning(context)),
+  kernelsFor: (context) => defaultKernels(context),
 };
 
-/** A pipeline with sizes; `kernelsFor` takes them. */
-export function tunablePipeline(
-  def: GpuPipelineDef,
-  kernelsFor: (context: PlanContext, tuning: Tuning) => readonly Kernel[],
-): Pipeline {
-  return {
-    ...gpuPipeline(def),
-    tuned: (tuning) => ({
-      ...gpuPipeline({
-        ...def,
-        kernelsFor: (context) => kernelsFor(context, { ...defaultTuning(context), ...tuning }),
-      }),
-      tuning,
-    }),
-  };
+/** A pipeline whose sizes can be chosen. */
+export function tunablePipeline(def: GpuPipelineDef, entriesOf: (context: PlanContext) => Entries): Pipeline {
+  const tuned = (tuning: Partial<Tuning>) =>
+    gpuPipeline({
+      ...def,
+      kernelsFor: (context) => tunedKernels(context, { ...defaultTuning(context), ...tuning }, entriesOf(context)),
+    });
+  return { ...gpuPipeline(def), tuned: (tuning) => ({ ...tuned(tuning), tuning }) };
 }
 
 /** The tuned step. */
-export const e07: Pipeline = tunablePipeline(E07, tunedKernels);
+export const e07: Pipeline = tunablePipeline(E07, () => "f32");

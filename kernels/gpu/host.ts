@@ -67,13 +67,25 @@ export function hostThreads(): HostThreads | undefined {
  */
 export async function hostReadText(path: string | URL): Promise<string> {
   if (globals.Deno?.readTextFile) return await globals.Deno.readTextFile(path);
+  const files = globals.process?.getBuiltinModule?.("node:fs/promises") as
+    | { readFile(path: string | URL, encoding: "utf8"): Promise<string> }
+    | undefined;
+  if (files) return await files.readFile(path, "utf8");
   const response = await fetch(path);
   if (!response.ok) throw new Error(`${response.status} ${response.statusText}: ${path}`);
   return await response.text();
 }
 
-/** The driver's version where a tool of the platform tells it and may be run without asking, else "unknown". */
-export async function hostDriver(
+const drivers = new Map<string, Promise<string>>();
+
+/** The driver's version where a tool of the platform tells it and may be run without asking, else "unknown". Asked once. */
+export function hostDriver(adapter: Parameters<typeof askForDriver>[0]): Promise<string> {
+  const known = drivers.get(adapter.description) ?? askForDriver(adapter);
+  drivers.set(adapter.description, known);
+  return known;
+}
+
+async function askForDriver(
   adapter: { vendor: string; description: string; isSoftware: boolean },
 ): Promise<string> {
   if (/nvidia/i.test(`${adapter.vendor} ${adapter.description}`)) {

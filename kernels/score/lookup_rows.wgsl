@@ -13,9 +13,9 @@ fn is_wild() -> bool {
 }
 
 fn entry_part(list_ix: u32, first_group: u32, e: u32, part: u32) -> f32 {
-  if (e >= TABLE_ENTRIES) { return 0.0; }
-  let query_at = (list_ix * SUBVECTORS + e / CENTROIDS) * SUB_WIDTH;
-  return product_part(query_at, (first_group * CENTROIDS + e) * CENTROID_WIDTH, part);
+  let own = min(e, TABLE_ENTRIES - 1u);  // past the end the last entry again: no invocation goes another way
+  let query_at = (list_ix * SUBVECTORS + own / CENTROIDS) * SUB_WIDTH;
+  return product_part(query_at, (first_group * CENTROIDS + own) * CENTROID_WIDTH, part);
 }
 
 // Entries first .. first + ROWS.

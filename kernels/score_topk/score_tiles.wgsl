@@ -16,7 +16,8 @@
 // a tile of several chunks only the groups go into it whose best ranks are the n_heavy best, and some more: no other group
 // can hold one of the n_heavy best tokens. They are scored again, an invocation each. Nothing here depends on
 // neighbours' scores being independent: in real keys they are not.
-// Preconditions: coded_stride is a multiple of 16; where IS_LONG, n_heavy is WG at most.
+// Preconditions: coded_stride is a multiple of 16; WG a power of two from 64 on; where IS_LONG, n_heavy is WG and
+// MOST_CHUNKS 32 at most.
 
 override WG: u32;
 override LISTS: u32;    // lists per workgroup

@@ -26,6 +26,9 @@ export interface MergeListOptions extends Scan {
   readonly weights: boolean;
 }
 
+/** Bytes of workgroup memory for the members of a small bin: rank, position and order of 22, and how many. */
+const MEMBER_BYTES = 22 * 8 + 96 + 16;
+
 /** Makes lists of candidates, one workgroup per list. */
 export function mergeList(options: MergeListOptions): Kernel {
   const { tiling, invocations } = options;
@@ -49,7 +52,7 @@ export function mergeList(options: MergeListOptions): Kernel {
     plan: (shape) => ({
       overrides: { ...layerOverrides(shape), ...scanOverrides(options), ...tilingOverrides(tiling) },
       invocations,
-      workgroupBytes: narrowBytes(options) + 16,
+      workgroupBytes: narrowBytes(options) + MEMBER_BYTES + 32,
     }),
     work(shape, step) {
       const lists = nLists(shape, step);

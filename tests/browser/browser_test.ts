@@ -13,17 +13,23 @@ if (!program && Deno.env.get("BROWSER_REQUIRED") === "1") {
 }
 
 Deno.test({
-  name: "in Chromium: every WGSL text compiles with its enable lines, and a step of every pipeline is right",
+  name:
+    "in Chromium: every WGSL text (f16 where there is f16) compiles with its enable lines, and a step of every pipeline is right",
   ignore: !program,
   fn: async () => {
     const options = { root: ROOT.replace(/\/$/, ""), entry: "tests/browser/page.ts", timeoutMs: 240_000 };
-    const { adapter, texts, withSubgroups, messages, ran, problems } = await inChromium<Report>(program!, options);
+    const { adapter, texts, without, withSubgroups, messages, ran, problems } = await inChromium<Report>(
+      program!,
+      options,
+    );
     assert(/swiftshader/i.test(adapter), adapter);
     assertEquals(messages, []);
     assertEquals(problems, []);
     assert(texts > 25 && withSubgroups > 5, `${texts} texts, ${withSubgroups} with subgroups`);
-    assertEquals(Object.keys(ran), PIPELINES.filter(({ runsOn }) => runsOn === "gpu").map(({ id }) => id));
-    assertEquals(ran.e07, 2);
+    assert(without.every((kernel) => kernel === "score_tiles"), `left out without f16: ${without}`);
+    const ids = PIPELINES.filter(({ runsOn }) => runsOn === "gpu").map(({ id }) => id);
+    assertEquals(Object.keys(ran), [...ids, "e07 long"]);
+    assertEquals([ran.e07, ran["e07 long"]], [2, 2]);
   },
 });
 

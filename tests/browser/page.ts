@@ -17,6 +17,8 @@ export interface Report {
   readonly adapter: string;
   /** Distinct texts given to the compiler. */
   readonly texts: number;
+  /** Kernels of texts that need f16, which this browser does not have. */
+  readonly without: readonly string[];
   /** Those that begin with `enable subgroups;`. */
   readonly withSubgroups: number;
   /** "kernel: type file:line:column message" of whatever the compiler says. */
@@ -69,8 +71,8 @@ function devices(gpu: Gpu): DeviceFacts[] {
   return all;
 }
 
-async function compileAll(gpu: Gpu): Promise<Pick<Report, "texts" | "withSubgroups" | "messages">> {
-  const seen = new Set<string>(), messages: string[] = [];
+async function compileAll(gpu: Gpu): Promise<Pick<Report, "texts" | "without" | "withSubgroups" | "messages">> {
+  const seen = new Set<string>(), messages: string[] = [], without: string[] = [];
   for (const metric of ["euclidean", "ip"] as const) {
     for (const heavySize of [64, 4096, { ratio: 0.1 }]) {
       const config = resolveConfig({ ...CONFIG, metric, heavySize });
@@ -81,8 +83,10 @@ async function compileAll(gpu: Gpu): Promise<Pick<Report, "texts" | "withSubgrou
               const { code, locate } = composeWgsl(kernel.wgsl);
               if (seen.has(code)) continue;
               seen.add(code);
-              const missing = /^enable f16;/m.test(code) && !gpu.features.has("shader-f16");
-              if (missing) continue;
+              if (/^enable f16;/m.test(code) && !gpu.features.has("shader-f16")) {
+                without.push(kernel.name);
+                continue;
+              }
               gpu.device.pushErrorScope("validation");
               const module = gpu.device.createShaderModule({ label: kernel.name, code });
               const info = await module.getCompilationInfo();
@@ -98,7 +102,8 @@ async function compileAll(gpu: Gpu): Promise<Pick<Report, "texts" | "withSubgrou
     }
   }
   return {
-    texts: seen.size,
+    texts: seen.size - without.length,
+    without,
     withSubgroups: [...seen].filter((code) => /^enable subgroups;/m.test(code)).length,
     messages,
   };
@@ -121,7 +126,7 @@ async function runAll(gpu: Gpu): Promise<Pick<Report, "ran" | "problems">> {
       await index.step(noise(query.length, 5), newKeys); // whose weights the next one must clear
       const data = await (await index.step(query, newKeys)).read();
       const codes = await index.readCodes();
-      ran[pipeline.id] = index.dispatchesPerStep();
+      ran[pipeline.tuning ? `${pipeline.id} long` : pipeline.id] = index.dispatchesPerStep();
       if (first === undefined) {
         const coded = keysOf(shape.headWidth, nKv, [keys, newKeys, newKeys], index.initOffset!);
         const { errors, firstError } = checkCodes(shape, codebook, coded, codes);

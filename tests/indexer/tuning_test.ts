@@ -46,12 +46,17 @@ Deno.test("shapeClass: lists and K by powers of two, tokens not at all", () => {
   assertEquals(of({ heavySize: 0 }), "lists 32, group 1, D 128, M 2, bits 6, K 0, weights on");
 });
 
-Deno.test("findTuning: only for the same adapter, driver and shape", () => {
+Deno.test("findTuning: only for the same adapter, driver and shape; any driver's where none is told", async () => {
   const file: TuningFile = { tunings: [entry("a", "1", "s"), entry("b", "1", "s")] };
-  assertEquals(findTuning(file, "b", "1", "s"), file.tunings[1]);
+  const find = (adapter: string, driver: string, shape: string) =>
+    findTuning(file, adapter, () => Promise.resolve(driver), shape);
+  assertEquals(await find("b", "1", "s"), file.tunings[1]);
+  assertEquals(await find("b", "unknown", "s"), file.tunings[1]);
   for (const [adapter, driver, shape] of [["c", "1", "s"], ["a", "2", "s"], ["a", "1", "t"]]) {
-    assertEquals(findTuning(file, adapter, driver, shape), undefined);
+    assertEquals(await find(adapter, driver, shape), undefined);
   }
+  const never = () => Promise.reject(new Error("asked for the driver"));
+  assertEquals(await findTuning(file, "c", never, "s"), undefined);
 });
 
 Deno.test("checkTuningFile and readTuning refuse what deno task tune does not write", () =>
@@ -60,9 +65,16 @@ Deno.test("checkTuningFile and readTuning refuse what deno task tune does not wr
       assertThrows(() => checkTuningFile(wrong), TypeError, "must have a list of tunings");
     }
     for (
-      const change of [{ invocations: 100 }, { mostChunks: 64 }, { lists: 0 }, { workgroups: 1.5 }, {
-        subgroupSize: "32",
-      }]
+      const change of [
+        { invocations: 100 },
+        { mostChunks: 64 },
+        { lists: 0 },
+        { workgroups: 1.5 },
+        { lists: 2 ** 32 },
+        {
+          subgroupSize: "32",
+        },
+      ]
     ) {
       const file = { tunings: [{ ...entry("a", "1", "s"), tuning: { ...TUNING, ...change } }] };
       assertThrows(() => checkTuningFile(file), RangeError, "Cannot use this tuning as invocations");
@@ -98,6 +110,13 @@ Deno.test("tuned: other sizes, same structure; sizes that cannot be are refused"
     RangeError,
     "subgroups of this device have 0",
   );
+  assertThrows(
+    () => planStep(e07.tuned!({ invocations: 1024, mostChunks: 32 }), options),
+    RangeError,
+    "fit the device",
+  );
+  const many = { ...options, config: resolveConfig({ heads: 32, headWidth: 128, heavySize: 300 }) };
+  assertThrows(() => planStep(e07.tuned!({ invocations: 64 }), many), RangeError, "a quarter of a chunk");
 });
 
 Deno.test("e07h: f16 tables where the device has f16, e07's kernels elsewhere", () => {
@@ -138,6 +157,8 @@ gpuTest(
       }
       assertEquals((await run({ tunings: [entry(gpu.info.description, "another", shape)] })).sizes, undefined);
       assertEquals((await run(here, "e05")).sizes, undefined); // nothing is tuned there
+      const beyond = { tunings: [{ ...here.tunings[0], tuning: { ...TUNING, subgroupSize: 128, invocations: 1024 } }] };
+      assertEquals(await run(beyond), expected); // not this device's
       await assertRejects(() => run(`${folder}/none.json`), TypeError, "Cannot read the tuning");
     }),
 );
@@ -153,7 +174,12 @@ gpuTest("tune: measures, keeps other entries, and what it writes can be read", (
     assertEquals(tunings.map(({ adapter }) => adapter === "a"), [true, false]);
     assert(tunings[1].measured[0].us <= tunings[1].measured[0].defaultUs && stdout.includes("(default)"), stdout);
     await Deno.writeTextFile(path, "[]");
-    for (const [wrong, exit] of [[["--out", path], 1], [["--tokens", "x"], 2], [["--heavy", "5%"], 2]] as const) {
+    for (
+      const [wrong, exit] of [[["--out", path], 1], [["--tokens", "x"], 2], [["--heavy", "5%"], 2], [[
+        "--tokens",
+        "100",
+      ], 2]] as const
+    ) {
       const refused = await script("experiments/tune.ts", [...wrong]);
       assertEquals(refused.code, exit, refused.stderr);
       assert(refused.stderr.startsWith("error: Cannot"), refused.stderr);

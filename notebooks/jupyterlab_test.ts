@@ -1,0 +1,103 @@
+import { assert, assertEquals } from "@std/assert";
+import { fileURLToPath } from "node:url";
+import { chromium, type Page } from "playwright-core";
+import { findChromium } from "../tools/chromium.ts";
+import { setup } from "../tools/notebooks.ts";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const program = await findChromium();
+if (!program && Deno.env.get("BROWSER_REQUIRED") === "1") {
+  throw new Error(
+    "Cannot test notebooks in a browser as Chromium is not installed: deno run -A tools/setup.ts --browser",
+  );
+}
+
+/** Starts JupyterLab on a copy of the notebooks' folder; returns its address and how to stop it. */
+async function startLab(): Promise<{ url: string; stop: () => Promise<void> }> {
+  const token = crypto.randomUUID();
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr as Deno.NetAddr;
+  listener.close();
+  const lab = new Deno.Command(`${ROOT}.venv/bin/jupyter`, {
+    args: [
+      "lab",
+      "--no-browser",
+      "--allow-root",
+      "--ip=127.0.0.1",
+      `--port=${port}`,
+      `--notebook-dir=${ROOT}`,
+      `--IdentityProvider.token=${token}`,
+      "--LabApp.news_url=",
+    ],
+    env: { NOTEBOOK_SIZE: "small", XDG_RUNTIME_DIR: "/tmp" },
+    stdin: "null",
+    stdout: "null",
+    stderr: "null",
+  }).spawn();
+  const at = `http://127.0.0.1:${port}`;
+  for (let k = 0; k < 120; k++) {
+    const isUp = await fetch(`${at}/api`).then((response) => response.text()).then(() => true, () => false);
+    if (isUp) break;
+    await new Promise((resolve) => setTimeout(resolve, 250));
+  }
+  return {
+    url: `${at}/lab/tree/notebooks/00_why.ipynb?token=${token}`,
+    stop: async () => {
+      lab.kill("SIGINT");
+      lab.kill("SIGTERM");
+      await lab.status;
+    },
+  };
+}
+
+/** Runs every cell by the menu and waits until none is running. */
+async function runAll(page: Page): Promise<void> {
+  await page.getByRole("menuitem", { name: "Run", exact: true }).click();
+  await page.getByText("Restart Kernel and Run All Cells…", { exact: false }).first().click();
+  await page.getByRole("button", { name: /Restart/ }).last().click();
+}
+
+Deno.test({
+  name: "JupyterLab in Chromium: cells run, charts are interactive Vega views, tables are tables",
+  ignore: !program,
+  sanitizeOps: false,
+  sanitizeResources: false,
+  fn: async () => {
+    await setup();
+    const lab = await startLab();
+    const browser = await chromium.launch({ executablePath: program, args: ["--no-sandbox"] });
+    try {
+      // So high that JupyterLab, which draws only what is in view, draws all cells.
+      const page = await browser.newPage({ viewport: { width: 1400, height: 6000 } });
+      await page.goto(lab.url);
+      await page.locator(".jp-Notebook").waitFor({ timeout: 60_000 });
+      await page.locator(".jp-Notebook .jp-CodeCell").first().waitFor();
+      await runAll(page);
+      // The last cell's table, freshly made: its prompt has a number again when it has run.
+      const cells = page.locator(".jp-Notebook .jp-CodeCell");
+      await page.waitForFunction(
+        `(() => {
+          const prompts = [...document.querySelectorAll(".jp-Notebook .jp-CodeCell .jp-InputPrompt")];
+          return prompts.length > 4 && prompts.every(({ textContent }) => /\\[\\d+\\]/.test(textContent));
+        })()`,
+        undefined,
+        { timeout: 120_000 },
+      );
+      assertEquals(await cells.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count(), 0);
+      const charts = page.locator(".jp-RenderedVegaCommon5 .vega-embed");
+      await charts.first().waitFor({ timeout: 60_000 });
+      assert(await charts.count() >= 3, `${await charts.count()} charts`);
+      // An interactive view has a canvas or SVG with marks and the menu of vega-embed; a picture has neither.
+      assert(await charts.first().locator("canvas, svg.marks").count() >= 1, "a drawn view");
+      assert(await charts.first().locator("details, .vega-actions").count() >= 1, "vega-embed's menu");
+      const table = page.locator(".jp-RenderedMarkdown table").last();
+      assertEquals(await table.locator("tbody tr").count(), 4);
+      assert((await table.locator("td").allTextContents()).every((text) => text !== "" && text !== "NaN"));
+      const folder = Deno.env.get("SCREENSHOTS");
+      if (folder) await page.screenshot({ path: `${folder}/jupyterlab.png` });
+    } finally {
+      await browser.close();
+      await lab.stop();
+    }
+  },
+});
