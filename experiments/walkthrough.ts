@@ -217,7 +217,7 @@ function printTable(rows: readonly Row[], steps: number): void {
   const legend = [
     "disp.: dispatches; × prev., × base: medians against the row before and the baseline, same clock",
     "verified: every step's codes, lists and weights. rescored: the oracle, by scoring keys rebuilt from",
-    "their codes; exact: as the oracle; n exch.: n tokens exchanged, all within the f32 rounding bound",
+    "their codes; exact: as the oracle; n exch.: n tokens exchanged, all within the rounding bound",
   ];
   console.log(dim(legend.join("\n")));
 }

@@ -54,7 +54,7 @@ async function startLab(): Promise<{ url: string; stop: () => Promise<void> }> {
 async function runAll(page: Page): Promise<void> {
   await page.getByRole("menuitem", { name: "Run", exact: true }).click();
   await page.getByText("Restart Kernel and Run All Cells…", { exact: false }).first().click();
-  await page.getByRole("button", { name: /Restart/ }).last().click();
+  await page.locator(".jp-Dialog .jp-mod-accept").click();
 }
 
 Deno.test({
@@ -81,7 +81,7 @@ Deno.test({
           return prompts.length > 4 && prompts.every(({ textContent }) => /\\[\\d+\\]/.test(textContent));
         })()`,
         undefined,
-        { timeout: 120_000 },
+        { timeout: 60_000 },
       );
       assertEquals(await cells.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count(), 0);
       const charts = page.locator(".jp-RenderedVegaCommon5 .vega-embed");
@@ -95,6 +95,10 @@ Deno.test({
       assert((await table.locator("td").allTextContents()).every((text) => text !== "" && text !== "NaN"));
       const folder = Deno.env.get("SCREENSHOTS");
       if (folder) await page.screenshot({ path: `${folder}/jupyterlab.png` });
+    } catch (error) {
+      const folder = Deno.env.get("SCREENSHOTS"), [page] = browser.contexts()[0]?.pages() ?? [];
+      if (folder && page) await page.screenshot({ path: `${folder}/failed.png` });
+      throw error;
     } finally {
       await browser.close();
       await lab.stop();

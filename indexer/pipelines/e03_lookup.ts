@@ -10,7 +10,7 @@
  * Measured (walkthrough: 4 heads, 16,384 tokens, M 8, 8 bits; GPU pass): 213 µs after 209 on an NVIDIA H200, where
  * 16 workgroups leave 116 of 132 multiprocessors idle and each builds a table of 2,048 entries first
  * (score_lookup 25 µs in a pass of its own); on llvmpipe 7.1 ms after 18.9, 1.5 × the baseline. The gain
- * needs more lists or smaller tiles. Seed configuration: 289 µs after 720; score_lookup 22 after 454, and where e01 has
+ * needs more lists or smaller tiles. Seed configuration: 289 µs after 724; score_lookup 22 after 457, and where e01 has
  * 39 for table, gather and sum. The top-K hides it.
  *
  * @module

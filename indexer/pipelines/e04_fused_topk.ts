@@ -10,7 +10,7 @@
  * Measured (walkthrough: 4 heads, 16,384 tokens, M 8, 8 bits; GPU pass): 137 µs after 213 on an NVIDIA H200. In
  * passes of their own candidates takes 33 µs (score_lookup 26, mask 5) and merge 65 (topk 147): the merge
  * reads a sixteenth of the entries but keeps topk's serial search of 4 · 256 digits and its sort through
- * storage, which do not shrink with them. Seed configuration: 169 µs after 289, candidates 44 and merge 77.
+ * storage, which do not shrink with them. Seed configuration: 169 µs after 289, candidates 44 and merge 79.
  *
  * The plan keeps e03's kernels where a tile would not pay (K above a quarter of a tile, or K a ratio, which
  * grows with N) or does not fit workgroup memory.
