@@ -19,7 +19,7 @@ const CONFIG = {
   font: "sans-serif",
   padding: 12,
   axis: { labelFontSize: 12, titleFontSize: 13, gridColor: "#dddddd", titleFontWeight: "normal" },
-  legend: { labelFontSize: 12, titleFontSize: 12 },
+  legend: { labelFontSize: 12, titleFontSize: 12, labelLimit: 320 },
   title: { fontSize: 15, anchor: "start", subtitleFontSize: 12, subtitleColor: "#444444" },
 } as const;
 
@@ -168,9 +168,14 @@ export interface Axis {
   readonly log?: boolean;
   /** As d3-format has it. */
   readonly format?: string;
+  /** Its ends. Default: those of the values. */
+  readonly domain?: readonly [number, number];
 }
 
-const scaleOf = ({ log = false }: Axis) => log ? { type: "log", nice: false } : { type: "linear", zero: false };
+const scaleOf = ({ log = false, domain }: Axis) => ({
+  ...(log ? { type: "log", nice: false } : { type: "linear", zero: false }),
+  ...(domain ? { domain: [...domain] } : {}),
+});
 
 /** Curves with a point at each value, such as recall over bytes. */
 export function curves(heading: Heading, points: readonly CurvePoint[], x: Axis, y: Axis): TopLevelSpec {
@@ -232,7 +237,7 @@ export function heatStrips(heading: Heading, cells: readonly HeatCell[], legend:
         type: "quantitative",
         title: legend,
         scale: { type: "log", scheme: "viridis", domain: [least, Math.max(...cells.map(({ share }) => share))] },
-        legend: { format: ".1%", gradientLength: 120 },
+        legend: { format: ".1p", gradientLength: 120 },
       },
     },
   });
