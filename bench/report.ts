@@ -8,6 +8,7 @@
 import { fileURLToPath } from "node:url";
 import { bold, type Command, runCommand, UsageError, wrap } from "../experiments/cli.ts";
 import type { BenchReport, BenchRow } from "./bench.ts";
+import type { PeerReport } from "./peers/peers.ts";
 
 const RESULTS = new URL("results/", import.meta.url);
 
@@ -45,6 +46,25 @@ export async function committedResults(): Promise<ResultFile[]> {
   for await (const entry of Deno.readDir(RESULTS)) if (entry.name.endsWith(".json")) names.push(entry.name);
   names.sort((a, b) => a.slice(-15).localeCompare(b.slice(-15)) || a.localeCompare(b));
   return await Promise.all(names.map((name) => readResults(fileURLToPath(new URL(name, RESULTS)))));
+}
+
+/** A result file of `deno task bench:peers`. */
+export interface PeerFile {
+  /** Name of the file. */
+  readonly name: string;
+  readonly report: PeerReport;
+}
+
+/** All committed runs of the peers on a GPU, oldest first. */
+export async function committedPeers(): Promise<PeerFile[]> {
+  const folder = new URL("peers/", RESULTS), files: PeerFile[] = [];
+  for await (const { name } of Deno.readDir(folder)) {
+    if (name.endsWith(".json")) {
+      files.push({ name, report: JSON.parse(await Deno.readTextFile(new URL(name, folder))) });
+    }
+  }
+  return files.filter(({ report }) => !report.provenance.software && report.rows[0]?.amortizedUs)
+    .sort((a, b) => a.report.provenance.date.localeCompare(b.report.provenance.date));
 }
 
 const number = (value: number | undefined | null, digits = 1) =>

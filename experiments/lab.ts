@@ -123,6 +123,12 @@ export function wgsl(path: string): string {
   return text;
 }
 
+/** The comment at the head of a WGSL file: what it computes, and who owns what. */
+export function wgslHeader(path: string): string {
+  const lines = wgsl(path).split("\n");
+  return lines.slice(0, lines.findIndex((line) => !line.startsWith("//"))).join("\n");
+}
+
 /** Pipelines by id, in the order of the list. */
 export function pipelines(...ids: readonly string[]): Pipeline[] {
   const unknown = ids.find((id) => !PIPELINES.some((pipeline) => pipeline.id === id));

@@ -6,14 +6,13 @@
  */
 
 import { wrap } from "../experiments/cli.ts";
-import { committedResults, markdown, markdownTable, source } from "../bench/report.ts";
+import { committedPeers, committedResults, markdown, markdownTable, source } from "../bench/report.ts";
 import type { PeerReport } from "../bench/peers/peers.ts";
 import { resolveConfig } from "../indexer/config.ts";
 import { DEFAULT_DEVICE, planStep } from "../indexer/pipelines/plan.ts";
 import { PIPELINES } from "../indexer/pipelines/mod.ts";
 
 const README = new URL("../README.md", import.meta.url);
-const PEERS = new URL("../bench/results/peers/", import.meta.url);
 const MARKS = {
   iterations: ["<!-- iterations: deno task generate -->", "<!-- /iterations -->"],
   results: ["<!-- results: deno task generate -->", "<!-- /results -->"],
@@ -35,16 +34,9 @@ const GPU = {
 
 /** The newest run that measured every peer: ours beside theirs, at the first number of tokens. */
 async function peersTable(): Promise<string> {
-  const files: { readonly name: string; readonly report: PeerReport }[] = [];
-  for await (const { name } of Deno.readDir(PEERS)) {
-    if (name.endsWith(".json")) files.push({ name, report: JSON.parse(await Deno.readTextFile(new URL(name, PEERS))) });
-  }
   const peersOf = ({ rows }: PeerReport) => new Set(rows.map(({ peer }) => peer)).size;
-  const onGpu = files.filter(({ report }) => !report.provenance.software && report.rows[0]?.amortizedUs);
-  onGpu.sort((a, b) =>
-    peersOf(a.report) - peersOf(b.report) || a.report.provenance.date.localeCompare(b.report.provenance.date)
-  );
-  const newest = onGpu.at(-1);
+  // A stable sort: of runs with as many peers the newest is last.
+  const newest = (await committedPeers()).sort((a, b) => peersOf(a.report) - peersOf(b.report)).at(-1);
   if (!newest) throw new Error("Cannot write the table of peers as bench/results/peers/ holds none");
   const { rows, provenance } = newest.report;
   const number = (value: number | null) =>

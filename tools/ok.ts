@@ -20,7 +20,10 @@ const CHECKS: Readonly<Record<string, readonly string[]>> = {
   test: ["test", "-A", "--quiet", "tests/"],
   "test, no GPU": ["test", "-A", "--quiet", "tests/"],
   charts: ["test", "-A", "--quiet", "--config", "notebooks/deno.json", "experiments/charts/"],
+  "notebook cells": ["run", "-A", "tools/notebooks.ts", "check"],
+  notebooks: ["run", "-A", "tools/notebooks.ts", "run", "--small"],
   browser: ["task", "--quiet", "test:browser"],
+  jupyterlab: ["test", "-A", "--quiet", "--config", "notebooks/deno.json", "notebooks/"],
   "doc examples": ["test", "-A", "--quiet", "--doc", "mod.ts", "indexer/", "kernels/"],
   verify: ["run", "-A", "experiments/verify.ts"],
   publish: ["publish", "--dry-run", "--allow-dirty"],
@@ -39,7 +42,11 @@ for (const [name, command] of Object.entries(CHECKS)) {
   const begin = performance.now();
   const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [...command],
-    env: name === "test, no GPU" ? NO_GPU : {},
+    env: {
+      NODE_OPTIONS: "--no-warnings",
+      ...(name === "test, no GPU" ? NO_GPU : {}),
+      ...(name === "jupyterlab" ? { BROWSER_REQUIRED: "1" } : {}), // the check before it installs Chromium
+    },
   }).output();
   const seconds = ((performance.now() - begin) / 1000).toFixed(1);
   console.log(`${success ? "✓" : "✗"} ${name.padEnd(14)} ${seconds.padStart(6)} s   deno ${command.join(" ")}`);

@@ -8,8 +8,25 @@
 import * as vega from "vega";
 import { compile, type TopLevelSpec } from "vega-lite";
 
-/** Okabe and Ito's colors, the strongest first. */
-export const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"];
+/** Okabe and Ito's colors, the strongest first, then lighter ones of the same hues. */
+export const COLORS = [
+  "#0072B2",
+  "#D55E00",
+  "#009E73",
+  "#CC79A7",
+  "#E69F00",
+  "#56B4E9",
+  "#000000",
+  "#999999",
+  "#8CBFDF",
+  "#F0B48A",
+  "#8CD3BC",
+  "#E8C9DA",
+  "#F6D896",
+  "#BFE3F7",
+  "#666666",
+  "#D0D0D0",
+];
 
 const SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json";
 
@@ -19,7 +36,7 @@ const CONFIG = {
   font: "sans-serif",
   padding: 12,
   axis: { labelFontSize: 12, titleFontSize: 13, gridColor: "#dddddd", titleFontWeight: "normal" },
-  legend: { labelFontSize: 12, titleFontSize: 12, labelLimit: 320 },
+  legend: { labelFontSize: 12, titleFontSize: 12, labelLimit: 0 },
   title: { fontSize: 15, anchor: "start", subtitleFontSize: 12, subtitleColor: "#444444" },
 } as const;
 
@@ -118,7 +135,7 @@ export function bars(heading: Heading, rows: readonly Bar[], xTitle: string): To
     name,
     value: rows.filter((row) => row.name === name).reduce((sum, { value }) => sum + value, 0),
   }));
-  const y = { field: "name", type: "nominal", sort: names, title: null, axis: { labelLimit: 220 } } as const;
+  const y = { field: "name", type: "nominal", sort: names, title: null, axis: { labelLimit: 0 } } as const;
   const most = Math.max(...totals.map(({ value }) => value));
   const x = { field: "value", type: "quantitative", title: xTitle, scale: { domain: [0, most * 1.12] } } as const;
   const format = most < 10 ? ",.2f" : most < 1000 ? ",.1f" : ",.0f";
@@ -142,7 +159,9 @@ export function bars(heading: Heading, rows: readonly Bar[], xTitle: string): To
             sort: parts,
             title: null,
             scale: { domain: parts, range: parts.map((_, k) => COLORS[k % COLORS.length]) },
-            legend: parts.length > 1 ? { columns: 1, symbolLimit: 40 } : null,
+            legend: parts.length > 1
+              ? { columns: 1, symbolLimit: 40, orient: parts.length > 3 ? "right" : "bottom" }
+              : null,
           },
         },
       },
@@ -308,11 +327,16 @@ export function roofline(
     layer: [
       { data: { values: floor }, mark: { type: "line", strokeDash: [6, 4], color: "#555555" }, encoding: { x, y } },
       {
-        data: { values: points.map((point) => ({ ...point, mb: point.bytes / 1e6 })) },
+        data: { values: points.map((point, order) => ({ ...point, order, mb: point.bytes / 1e6 })) },
         encoding: { x, y },
         layer: [
           { mark: { type: "point", filled: true, size: 70, color: COLORS[0], tooltip: true } },
-          { mark: { type: "text", align: "left", dx: 8, fontSize: 12 }, encoding: { text: { field: "name" } } },
+          // By turns above and below, as neighbours would cover each other.
+          ...[0, 1].map((turn) => ({
+            transform: [{ filter: `datum.order % 2 == ${turn}` }],
+            mark: { type: "text", align: "left", dx: 7, dy: turn === 0 ? -8 : 8, fontSize: 12 },
+            encoding: { text: { field: "name" } },
+          })),
         ],
       },
     ],

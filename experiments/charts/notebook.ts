@@ -5,9 +5,10 @@
  * @module
  */
 
+import { type Measured, measure, pipelines, published } from "../lab.ts";
 import { diffLines } from "diff";
 import type { TopLevelSpec } from "vega-lite";
-import { renderSvg } from "./charts.ts";
+import { bars, renderSvg } from "./charts.ts";
 
 /** Shows a chart. */
 export async function show(spec: TopLevelSpec): Promise<void> {
@@ -17,7 +18,7 @@ export async function show(spec: TopLevelSpec): Promise<void> {
 }
 
 /** Shows Markdown. */
-export async function markdown(text: string): Promise<void> {
+async function markdown(text: string): Promise<void> {
   await Deno.jupyter.display({ "text/markdown": text }, { raw: true });
 }
 
@@ -47,5 +48,46 @@ export async function showDiff(from: string, to: string, context = 2): Promise<v
     if (own.length <= head.length + tail.length) lines.push(...own.map((line) => `  ${line}`));
     else lines.push(...head.map((line) => `  ${line}`), "  …", ...tail.map((line) => `  ${line}`));
   });
-  await markdown(["```diff", ...lines, "```"].join("\n"));
+  const escape = (text: string) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+  // Half transparent, so that it reads on light and dark.
+  const style = { "+": "background:rgba(0,158,115,.25)", "-": "background:rgba(213,94,0,.25)" } as Record<string, string>;
+  const html = lines.map((line) => style[line[0]] ? `<span style="${style[line[0]]}">${escape(line)}</span>` : escape(line));
+  await Deno.jupyter.display({
+    "text/html": `<pre style="line-height:1.35">${html.join("\n")}</pre>`,
+    "text/plain": lines.join("\n"),
+  }, { raw: true });
+}
+
+/** Stages of each pipeline, one bar each. */
+async function showStages(title: string, subtitle: string, rows: readonly Measured[]): Promise<void> {
+  const stages = rows.flatMap(({ id, title, operations }) =>
+    operations.map(({ name, us }) => ({ name: `${id} ${title}`, part: name, value: us }))
+  );
+  await show(bars({ title, subtitle: [subtitle] }, stages, "µs"));
+}
+
+/**
+ * Verifies and measures pipelines here, and shows them beside the committed results of a GPU: a table, and the time of each
+ * kernel.
+ *
+ * @param here the reader's device
+ * @returns the rows of the reader's device, and the results of the GPU
+ */
+export async function compare(here: string, ...ids: readonly string[]) {
+  const own = await measure(pipelines(...ids)), all = await published();
+  const rows = all.rows.filter(({ id }) => ids.includes(id));
+  await table([
+    ["iteration", "dispatches", "µs here", `µs on ${all.adapter}`, "MB moved", "verified"],
+    ...own.map(({ id, title, dispatches, us, bytesMoved, problem }) => [
+      `${id} ${title}`,
+      dispatches,
+      us,
+      rows.find((row) => row.id === id)?.us ?? "–",
+      bytesMoved / 1e6,
+      problem || "✓",
+    ]),
+  ]);
+  await showStages(`By kernel, here: ${here}`, "each kernel in a pass of its own", own);
+  await showStages(`By kernel, ${all.adapter}`, all.source, rows);
+  return { own, published: { ...all, rows } };
 }
