@@ -40,6 +40,7 @@ export {
   type StepPlan,
 } from "./indexer/pipelines/plan.ts";
 export { checkTuningFile, type Tuning, type TuningEntry, type TuningFile } from "./indexer/tuning.ts";
+export { SafetensorsError } from "./indexer/safetensors.ts";
 export { type CpuOptions, cpuPipeline } from "./indexer/pipelines/cpu/mod.ts";
 export { WorkerError } from "./indexer/pipelines/cpu/pool.ts";
 export type {

@@ -25,6 +25,7 @@ import { CPU_PIPELINE, DEFAULT_PIPELINE, pipelineById } from "./pipelines/mod.ts
 import type { Layer, LayerStep, PassTarget, Pipeline } from "./pipelines/pipeline.ts";
 import type { Codebook } from "./reference.ts";
 import { Selection, type SelectionOutput } from "./selection.ts";
+import { decodeState, encodeState } from "./state.ts";
 import { type Tuning, type TuningFile, tuningFor } from "./tuning.ts";
 
 /** A codebook trained elsewhere, with the codes that go with it. */
@@ -128,7 +129,10 @@ const RECORD_OPTIONS = ["query", "newKeys", "rows", "out", "tokens"] as const;
 
 /** Keys that wait for a codebook: an array of our own, or a range of the pending buffer. */
 interface PendingKeys {
+  /** Tokens that count. */
   readonly tokens: number;
+  /** Tokens per KV head as they lie: more, once the newest were forgotten. */
+  readonly stride: number;
   readonly keys: Float32Array | { readonly offset: number; readonly bytes: number };
 }
 
@@ -411,6 +415,99 @@ export class PqIndexer {
     return this.#layer.bytesMoved(this.#layerStep(undefined, undefined, newTokens, rows));
   }
 
+  /**
+   * Keeps the first tokens and forgets the newest, such as speculated ones that were rejected: the next key that is
+   * appended becomes token `tokens`. Copies nothing and keeps the room; the codebook stays as it is.
+   *
+   * @param tokens how many to keep, N at most
+   * @throws {RangeError} for more than there are
+   */
+  truncate(tokens: number): Promise<void> {
+    return this.#exclusive(() => {
+      if (!Number.isSafeInteger(tokens) || tokens < 0 || tokens > this.#tokens) {
+        refuse("truncate", `tokens must be an integer 0 to N, ${this.#tokens}`, `tokens is ${tokens}`);
+      }
+      const kept: PendingKeys[] = [];
+      let before = 0;
+      for (const part of this.#pending) {
+        if (before < tokens) kept.push({ ...part, tokens: Math.min(part.tokens, tokens - before) });
+        else if (!(part.keys instanceof Float32Array)) {
+          this.#pendingBytes = Math.min(this.#pendingBytes, part.keys.offset);
+        }
+        before += part.tokens;
+      }
+      this.#pending = kept;
+      this.#tokens = tokens;
+      return Promise.resolve();
+    });
+  }
+
+  /**
+   * The state as the bytes of a safetensors file: centroids, phi and codes, or the keys so far where there is no
+   * codebook yet. {@linkcode PqIndexer.load} makes an index of it that goes on to the bit.
+   */
+  save(): Promise<Uint8Array> {
+    return this.#exclusive(async () => {
+      const { centroids, phi } = this.#codebook ?? {};
+      return encodeState(this.#config, {
+        tokens: this.#tokens,
+        initOffset: this.#initOffset,
+        ...(centroids
+          ? { centroids, phi, codes: await this.#layer.exportCodes(this.codedTokens) }
+          : { keys: await this.#readPending() }),
+      });
+    });
+  }
+
+  /**
+   * An index in a state that was saved, or in one of the PyTorch original: centroids f32 `[b, h_kv, M, C, d]` (d + 1 with
+   * `phi`), codes i64 `[b, n, h_kv, M]`. Options that the file does not have (heads and sizes of the original; pipeline,
+   * device, weights, capacity) are given here, and those given here win where results stay the same.
+   *
+   * @throws {RangeError | TypeError} for a state of another shape or dtype, one that does not fit the options, or options
+   * out of range
+   */
+  static async load(bytes: Uint8Array, options: Partial<PqIndexerOptions> = {}): Promise<PqIndexer> {
+    const action = "load an index";
+    if (!(bytes instanceof Uint8Array)) {
+      throw new TypeError(`Cannot ${action} as its state must be a Uint8Array: it is ${show(bytes)}`);
+    }
+    if (options.codebook) refuse(action, "the state has the codebook", "options have one, too");
+    const state = decodeState(bytes);
+    for (const [name, value] of Object.entries(state.config)) {
+      const given = (options as Record<string, unknown>)[name];
+      const isSize = name.endsWith("Size"); // lists may change, codes may not
+      if (given !== undefined && !isSize && JSON.stringify(given) !== JSON.stringify(value)) {
+        refuse(action, `${name} is ${JSON.stringify(value)} in its state`, `options say ${JSON.stringify(given)}`);
+      }
+    }
+    if (state.initOffset !== undefined && (options.initOffset ?? state.initOffset) !== state.initOffset) {
+      refuse(action, `initOffset is ${state.initOffset} in its state`, `options say ${options.initOffset}`);
+    }
+    const config = { heads: state.config.kvHeads, ...state.config, ...options } as PqIndexerOptions;
+    const isOriginal = state.codesLayout === "bnhm";
+    const sink = config.sinkSize ?? 128;
+    const initOffset = state.initOffset ?? config.initOffset ??
+      (isOriginal && typeof sink === "number" ? sink : undefined);
+    const { centroids, phi, codes, codesLayout } = state;
+    const tokens = isOriginal && state.tokens > 0 ? state.tokens + (initOffset ?? 0) : state.tokens;
+    const index = await PqIndexer.create({
+      ...config,
+      initOffset,
+      capacity: Math.max(options.capacity ?? 1024, tokens),
+      ...(centroids ? { codebook: { centroids, phi, codes, codesLayout, tokens } } : {}),
+    });
+    if (state.keys && state.keys.length > 0) {
+      try {
+        await index.append(state.keys);
+      } catch (error) {
+        index.destroy();
+        throw error;
+      }
+    }
+    return index;
+  }
+
   /** The codes so far, u8 `[B, Hkv, M, n]` of tokens initOffset …; waits for the GPU. */
   readCodes(): Promise<Uint8Array> {
     return this.#exclusive(() => this.#layer.exportCodes(this.codedTokens));
@@ -587,7 +684,7 @@ export class PqIndexer {
     const result = await this.#transaction(async () => {
       if (keys !== undefined && t > 0) {
         await this.#makeRoom(this.#tokens + t, this.#roomRows, 0);
-        this.#pending = [...this.#pending, { tokens: t, keys: await this.#keep(keys, t) }];
+        this.#pending = [...this.#pending, { tokens: t, stride: t, keys: await this.#keep(keys, t) }];
         this.#tokens += t;
       }
       return await work();
@@ -633,23 +730,30 @@ export class PqIndexer {
     return 4 * batch * kvHeads * t * headWidth;
   }
 
-  /** Trains on the pending keys and codes them; inside a transaction. */
-  async #trainOnPending(): Promise<void> {
-    const { shape } = this.#config;
-    const nKv = shape.batch * shape.kvHeads, n = this.#tokens, D = shape.headWidth;
-    // What the device cannot hold is refused before seconds are spent on training.
-    await this.#makeRoom(n, this.#roomRows, 0);
+  /** The pending keys, f32 `[B, Hkv, N, D]`. */
+  async #readPending(): Promise<Float32Array> {
+    const { batch, kvHeads, headWidth: D } = this.#config.shape;
+    const nKv = batch * kvHeads, n = this.#tokens;
     const all = new Float32Array(nKv * n * D);
     let at = 0;
-    for (const { keys, tokens } of this.#pending) {
+    for (const { keys, tokens, stride } of this.#pending) {
       const part = keys instanceof Float32Array
         ? keys
         : new Float32Array((await this.#gpu!.read([{ buffer: this.#pendingBuffer!.buffer, ...keys }]))[0]);
       for (let kv = 0; kv < nKv; kv++) {
-        all.set(part.subarray(kv * tokens * D, (kv + 1) * tokens * D), (kv * n + at) * D);
+        all.set(part.subarray(kv * stride * D, (kv * stride + tokens) * D), (kv * n + at) * D);
       }
       at += tokens;
     }
+    return all;
+  }
+
+  /** Trains on the pending keys and codes them; inside a transaction. */
+  async #trainOnPending(): Promise<void> {
+    const { shape } = this.#config, n = this.#tokens;
+    // What the device cannot hold is refused before seconds are spent on training.
+    await this.#makeRoom(n, this.#roomRows, 0);
+    const all = await this.#readPending();
     const { seed, iterations, onTrainProgress } = this.#options;
     const initOffset = initOffsetAt(this.#config, n);
     const codebook = trainCentroids(shape, all, { seed, iterations, initOffset, onProgress: onTrainProgress });
@@ -834,5 +938,6 @@ function readCodebook(config: ResolvedConfig, input: CodebookInput) {
     const b = Math.floor(at / (perToken * n)), i = Math.floor(at / perToken) % n, row = at % perToken;
     codes[layout === "bhmn" ? at : (b * perToken + row) * n + i] = code;
   }
-  return { codebook: { centroids, phi } as Codebook, codes, tokens, initOffset };
+  const codebook: Codebook = phi ? { centroids, phi } : { centroids };
+  return { codebook, codes, tokens, initOffset };
 }

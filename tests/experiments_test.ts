@@ -142,7 +142,7 @@ Deno.test("captures with the wrong tensors are refused", () =>
   withFolder(async (folder) => {
     const path = `${folder}/capture.safetensors`;
     const f32 = (shape: number[], fill = 1) => ({
-      dtype: "F32",
+      dtype: "F32" as const,
       shape,
       data: new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(fill),
     });

@@ -11,6 +11,7 @@ import { GpuUnavailableError } from "../kernels/gpu/errors.ts";
 import { CompiledKernel, type ElementArray, type Kernel } from "../kernels/gpu/kernel.ts";
 import { type LayerShape, packParams, PARAMS_BYTES, type RowShape, type StepShape } from "../kernels/shape.ts";
 import { Random } from "../indexer/kmeans.ts";
+import { encodeSafetensors, type TensorData } from "../indexer/safetensors.ts";
 
 // As the tasks do. The OpenGL backend is no fallback that we want: on Linux the exit handler of EGL races
 // with the thread of the last test file (about one run in twenty ended in "double free or corruption"
@@ -224,24 +225,10 @@ export async function countAllocations(device: GPUDevice, fn: () => Promise<void
 /** Writes a safetensors file. */
 export async function writeSafetensors(
   path: string,
-  tensors: Readonly<Record<string, { dtype: string; shape: number[]; data: ArrayBufferView }>>,
+  tensors: Readonly<Record<string, TensorData>>,
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
-  let at = 0;
-  const header: Record<string, unknown> = { __metadata__: metadata };
-  for (const [name, { dtype, shape, data }] of Object.entries(tensors)) {
-    header[name] = { dtype, shape, data_offsets: [at, at += data.byteLength] };
-  }
-  const text = new TextEncoder().encode(JSON.stringify(header));
-  const bytes = new Uint8Array(8 + text.length + at);
-  new DataView(bytes.buffer).setBigUint64(0, BigInt(text.length), true);
-  bytes.set(text, 8);
-  at = 8 + text.length;
-  for (const { data } of Object.values(tensors)) {
-    bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), at);
-    at += data.byteLength;
-  }
-  await Deno.writeFile(path, bytes);
+  await Deno.writeFile(path, encodeSafetensors(tensors, metadata));
 }
 
 /** The project's folder. */

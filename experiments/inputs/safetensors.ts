@@ -1,49 +1,21 @@
 /**
- * Reads safetensors files: an 8-byte little-endian header length, a JSON header, raw little-endian
- * tensors. Only the header is read at opening; tensors are read in slices, so a file of any size is fine.
- * Format: https://huggingface.co/docs/safetensors
+ * Reads safetensors files. Only the header is read at opening; tensors are read in slices, so a file of any size is
+ * fine.
  *
  * @module
  */
 
-/** Dtypes that can be read, with their bytes per element. */
-const BYTES = {
-  F64: 8,
-  F32: 4,
-  F16: 2,
-  BF16: 2,
-  I64: 8,
-  I32: 4,
-  I16: 2,
-  I8: 1,
-  U64: 8,
-  U32: 4,
-  U16: 2,
-  U8: 1,
-  BOOL: 1,
-};
+import {
+  BYTES,
+  type Dtype,
+  headerBytes,
+  LENGTH_BYTES,
+  readHeader,
+  SafetensorsError,
+  type TensorInfo,
+} from "../../indexer/safetensors.ts";
 
-/** A dtype that can be read. */
-export type Dtype = keyof typeof BYTES;
-
-/** A tensor as the header describes it. */
-export interface TensorInfo {
-  /** Element type. */
-  readonly dtype: Dtype;
-  /** Shape, outermost first. */
-  readonly shape: readonly number[];
-  /** Elements: the product of the shape. */
-  readonly elements: number;
-  /** First byte in the file. */
-  readonly offset: number;
-}
-
-/** A safetensors file that is broken. */
-export class SafetensorsError extends Error {
-  override name = "SafetensorsError";
-}
-
-const MAX_HEADER_BYTES = 100 * 2 ** 20;
+export { SafetensorsError };
 
 /** An open safetensors file. Close it, or say `using`. */
 export class Safetensors {
@@ -80,7 +52,7 @@ export class Safetensors {
     try {
       const { size, isFile } = await file.stat();
       if (!isFile) throw new SafetensorsError(`Cannot read ${path} as it is not a file`);
-      const { tensors, metadata } = await readHeader(path, file, size);
+      const { tensors, metadata } = await readHead(path, file, size);
       return new Safetensors(path, file, tensors, metadata);
     } catch (error) {
       file.close();
@@ -185,64 +157,12 @@ async function readAt(path: string, file: Deno.FsFile, offset: number, into: Uin
   }
 }
 
-async function readHeader(path: string, file: Deno.FsFile, size: number) {
-  const broken = (why: string) => new SafetensorsError(`Cannot read ${path} as safetensors: ${why}`);
-  if (size < 8) throw broken(`it has ${size} bytes, the header length alone takes 8`);
-  const head = new Uint8Array(8);
+async function readHead(path: string, file: Deno.FsFile, size: number) {
+  const head = new Uint8Array(Math.min(size, LENGTH_BYTES));
   await readAt(path, file, 0, head);
-  const length = Number(new DataView(head.buffer).getBigUint64(0, true));
-  if (length > MAX_HEADER_BYTES || 8 + length > size) {
-    throw broken(`its header claims ${length} bytes, the file has ${size}`);
-  }
-  const text = new Uint8Array(length);
-  await readAt(path, file, 8, text);
-  let header: unknown;
-  try {
-    header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(text));
-  } catch (error) {
-    throw broken(`its header is not JSON (${(error as Error).message})`);
-  }
-  if (typeof header !== "object" || header === null || Array.isArray(header)) {
-    throw broken("its header is not an object");
-  }
-
-  const { __metadata__: metadata = {}, ...entries } = header as Record<string, unknown>;
-  if (typeof metadata !== "object" || metadata === null) throw broken("its __metadata__ is not an object");
-  const tensors = new Map<string, TensorInfo>();
-  const spans: { name: string; begin: number; end: number }[] = [];
-  for (const [name, entry] of Object.entries(entries)) {
-    const { dtype, shape, data_offsets: offsets } = (entry ?? {}) as Record<string, unknown>;
-    if (typeof dtype !== "string" || !(dtype in BYTES)) {
-      throw broken(`tensor ${name} has dtype ${JSON.stringify(dtype)}, known are ${Object.keys(BYTES).join(", ")}`);
-    }
-    if (!isCounts(shape)) throw broken(`tensor ${name} has shape ${JSON.stringify(shape)}`);
-    if (!isCounts(offsets) || offsets.length !== 2 || offsets[0] > offsets[1]) {
-      throw broken(`tensor ${name} has data_offsets ${JSON.stringify(offsets)}`);
-    }
-    const [begin, end] = offsets;
-    const elements = shape.reduce((product, extent) => product * extent, 1);
-    if (end - begin !== elements * BYTES[dtype as Dtype]) {
-      throw broken(
-        `tensor ${name} is ${dtype} [${shape.join(", ")}], ${
-          elements * BYTES[dtype as Dtype]
-        } bytes, but its data_offsets span ${end - begin}`,
-      );
-    }
-    if (8 + length + end > size) {
-      throw broken(`tensor ${name} ends at byte ${8 + length + end}, the file has ${size}: it is truncated`);
-    }
-    spans.push({ name, begin, end });
-    tensors.set(name, { dtype: dtype as Dtype, shape, elements, offset: 8 + length + begin });
-  }
-  spans.sort((a, b) => a.begin - b.begin || a.end - b.end);
-  spans.forEach(({ name, begin }, ix) => {
-    if (ix > 0 && begin < spans[ix - 1].end) throw broken(`tensors ${spans[ix - 1].name} and ${name} overlap`);
-  });
-  return { tensors, metadata: metadata as Record<string, string> };
-}
-
-function isCounts(value: unknown): value is number[] {
-  return Array.isArray(value) && value.every((entry) => Number.isSafeInteger(entry) && entry >= 0);
+  const text = new Uint8Array(headerBytes(path, head, size));
+  await readAt(path, file, LENGTH_BYTES, text);
+  return readHeader(path, text, size);
 }
 
 function integers(dtype: Dtype, raw: ArrayBuffer): Iterable<number | bigint> {
