@@ -416,6 +416,45 @@ export class PqIndexer {
   }
 
   /**
+   * Trains a new codebook on what is cached and codes it anew: for a cache whose keys have drifted away from those that
+   * the codebook was trained on. Codebook and codes change together; a failure leaves the old ones.
+   *
+   * @param keys f32 `[B, Hkv, N, D]`, all of the cached keys again, a typed array or a GPU buffer with COPY_SRC
+   * @throws {RangeError} if there is no codebook yet, for another number of tokens than N, NaN or ±inf in a typed array, or
+   * fewer keys than centroids from initOffset on
+   */
+  retrain(keys: Float32Array | GpuInput): Promise<void> {
+    const own = ownCopy(keys), action = "retrain";
+    return this.#exclusive(async () => {
+      const codebook = this.#codebook, n = this.#tokens;
+      if (!codebook) refuse(action, "there must be a codebook", "none yet: call train() first");
+      const given = this.#countKeys(action, own, isGpuInput(own) ? n : undefined);
+      if (given !== n) refuse(action, "keys must be those of all cached tokens", `${given} were given, N is ${n}`);
+      const all = own instanceof Float32Array ? own : await this.#readKeys(own, n);
+      const { seed, iterations, onTrainProgress } = this.#options;
+      const initOffset = this.#initOffset!;
+      const { shape } = this.#config;
+      const fresh = trainCentroids(shape, all, { seed, iterations, initOffset, onProgress: onTrainProgress });
+      const codes = await this.#layer.exportCodes(this.codedTokens);
+      try {
+        this.#useCodebook(fresh);
+        await this.#code(all, n, 0);
+      } catch (error) {
+        this.#useCodebook(codebook);
+        if (codes.length > 0) this.#layer.importCodes(codes, this.codedTokens);
+        throw error;
+      }
+    });
+  }
+
+  /** Keys of the caller's buffer. */
+  async #readKeys(keys: GpuInput, t: number): Promise<Float32Array> {
+    const gpu = this.#gpu!;
+    const { buffer, offset } = resolveInput("keys", keys, this.#keyBytes(t), gpu.limits, true);
+    return new Float32Array((await gpu.read([{ buffer, offset, bytes: this.#keyBytes(t) }]))[0]);
+  }
+
+  /**
    * Keeps the first tokens and forgets the newest, such as speculated ones that were rejected: the next key that is
    * appended becomes token `tokens`. Copies nothing and keeps the room; the codebook stays as it is.
    *

@@ -137,6 +137,65 @@ gpuTest("truncate: keys that wait on the GPU", async (gpu) => {
   assertEquals(await stepOf(index, 1, 6), await stepOf(fresh, 1, 6));
 });
 
+each("retrain: as an index that was trained on these keys at once, and a failure leaves the old", async (pipeline) => {
+  const all = keys(120, 1);
+  using index = await PqIndexer.create({ ...OPTIONS, pipeline, codebook });
+  await index.append(all);
+  const before = { codebook: index.codebook, codes: await index.readCodes() };
+  const refused = async (given: Float32Array, why: string) => {
+    await assertRejects(() => index.retrain(given), RangeError, why);
+    assertEquals({ codebook: index.codebook, codes: await index.readCodes() }, before);
+  };
+  await refused(keys(119, 1), "119 were given, N is 120");
+  await refused(all.map((value, at) => at === 77 ? NaN : value), "keys must be finite");
+  await refused(all.subarray(1), "a multiple of 48 values");
+  await index.retrain(all);
+  using fresh = await PqIndexer.create({ ...OPTIONS, pipeline });
+  await fresh.train(all);
+  assertEquals(index.codebook, fresh.codebook);
+  assertEquals(await stepOf(index, 2, 6), await stepOf(fresh, 2, 6));
+});
+
+Deno.test("retrain: a layer that fails half way keeps codebook and codes; few keys and no codebook are refused", async () => {
+  const e00 = PIPELINES.find(({ id }) => id === "e00")!;
+  let fails = false;
+  const fickle: Pipeline = {
+    ...e00,
+    create: async (context) => {
+      const layer = await e00.create(context);
+      const run = layer.run.bind(layer);
+      layer.run = async (step) => {
+        const selection = await run(step);
+        if (fails) throw new RangeError("as meant");
+        return selection;
+      };
+      return layer;
+    },
+  };
+  using index = await PqIndexer.create({ ...OPTIONS, pipeline: fickle, codebook });
+  await index.append(keys(120, 1));
+  const before = { codebook: index.codebook, codes: await index.readCodes() };
+  fails = true;
+  await assertRejects(() => index.retrain(keys(120, 2)), RangeError, "as meant");
+  fails = false;
+  assertEquals({ codebook: index.codebook, codes: await index.readCodes() }, before);
+  await stepOf(index, 1, 6);
+  await index.truncate(10);
+  await assertRejects(() => index.retrain(keys(10, 2)), RangeError, "Cannot train a codebook as");
+  using early = await PqIndexer.create({ ...OPTIONS, pipeline: "e00" });
+  await assertRejects(() => early.retrain(keys(0, 1)), RangeError, "there must be a codebook");
+});
+
+gpuTest("retrain: keys on the GPU", async (gpu) => {
+  using buffer = await gpu.upload("keys", keys(120, 1));
+  using index = await PqIndexer.create({ ...OPTIONS, device: gpu.device, codebook });
+  await index.append(keys(120, 1));
+  await index.retrain(buffer.buffer);
+  using fresh = await PqIndexer.create({ ...OPTIONS, device: gpu.device });
+  await fresh.train(keys(120, 1));
+  assertEquals(await stepOf(index, 2, 6), await stepOf(fresh, 2, 6));
+});
+
 each("save and load: goes on to the bit, before and after there is a codebook", async (pipeline) => {
   for (const metric of ["euclidean", "ip"] as const) {
     const options = { ...OPTIONS, metric, pipeline };
