@@ -49,14 +49,38 @@ export function exactAttention(capture: Capture, step: number, head: number, nTo
   return weights.map((weight) => weight / total);
 }
 
+/** Sums over the lists of one head. */
+interface Sums {
+  lists: number;
+  withHeavy: number;
+  recall: number;
+  listMass: number;
+  exactMass: number;
+  windowMass: number;
+  sameLengthWindowMass: number;
+  listLength: number;
+}
+
+const FIELDS = [
+  "lists",
+  "withHeavy",
+  "recall",
+  "listMass",
+  "exactMass",
+  "windowMass",
+  "sameLengthWindowMass",
+  "listLength",
+] as const satisfies readonly (keyof Sums)[];
+
+const nothing = () => Object.fromEntries(FIELDS.map((field) => [field, 0])) as unknown as Sums;
+
 /** Collects quality over steps. */
 export class QualityMeter {
   readonly #capture: Capture;
   readonly #config: ResolvedConfig;
   readonly #initOffset: number;
-  readonly #sums = { recall: 0, listMass: 0, exactMass: 0, windowMass: 0, sameLengthWindowMass: 0, listLength: 0 };
-  #lists = 0;
-  #withHeavy = 0;
+  /** By query head. */
+  readonly #sums: Sums[] = [];
 
   constructor(capture: Capture, config: ResolvedConfig, initOffset: number) {
     this.#capture = capture;
@@ -69,6 +93,7 @@ export class QualityMeter {
     const row = resolveRow(this.#config, this.#initOffset, nTokens, 1);
     const begin = row.candBegin + this.#initOffset, end = row.candEnd + this.#initOffset;
     lists.forEach((list, h) => {
+      const sums = this.#sums[h] ??= nothing();
       const weights = exactAttention(this.#capture, step, h, nTokens);
       const mass = (chosen: Iterable<number>) => {
         let sum = 0;
@@ -79,31 +104,42 @@ export class QualityMeter {
       const fixed = [...range(0, row.nSink), ...range(row.windowBegin, nTokens)];
       const exact = range(begin, end).sort((a, b) => weights[b] - weights[a] || a - b).slice(0, row.nHeavy);
       const chosen = new Set(Array.from(list));
-      this.#lists++;
+      sums.lists++;
       if (row.nHeavy > 0) {
-        this.#withHeavy++;
-        this.#sums.recall += exact.filter((token) => chosen.has(token)).length / row.nHeavy;
+        sums.withHeavy++;
+        sums.recall += exact.filter((token) => chosen.has(token)).length / row.nHeavy;
       }
-      this.#sums.listMass += mass(chosen);
-      this.#sums.exactMass += mass([...fixed, ...exact]);
-      this.#sums.windowMass += mass(fixed);
-      this.#sums.sameLengthWindowMass += mass(range(nTokens - chosen.size, nTokens));
-      this.#sums.listLength += chosen.size;
+      sums.listMass += mass(chosen);
+      sums.exactMass += mass([...fixed, ...exact]);
+      sums.windowMass += mass(fixed);
+      sums.sameLengthWindowMass += mass(range(nTokens - chosen.size, nTokens));
+      sums.listLength += chosen.size;
     });
   }
 
   /** The means so far. */
   result(): Quality {
-    const mean = (sum: number) => sum / this.#lists;
-    const { recall, listMass, exactMass, windowMass, sameLengthWindowMass, listLength } = this.#sums;
-    return {
-      recall: this.#withHeavy > 0 ? recall / this.#withHeavy : NaN,
-      listMass: mean(listMass),
-      exactMass: mean(exactMass),
-      windowMass: mean(windowMass),
-      sameLengthWindowMass: mean(sameLengthWindowMass),
-      recovered: exactMass > windowMass ? (listMass - windowMass) / (exactMass - windowMass) : NaN,
-      listLength: mean(listLength),
-    };
+    const all = nothing();
+    for (const sums of this.#sums) for (const field of FIELDS) all[field] += sums[field];
+    return meansOf(all);
   }
+
+  /** The means so far of each query head. */
+  resultsByHead(): Quality[] {
+    return this.#sums.map(meansOf);
+  }
+}
+
+function meansOf(sums: Sums): Quality {
+  const mean = (sum: number) => sum / sums.lists;
+  const { recall, listMass, exactMass, windowMass, sameLengthWindowMass, listLength } = sums;
+  return {
+    recall: sums.withHeavy > 0 ? recall / sums.withHeavy : NaN,
+    listMass: mean(listMass),
+    exactMass: mean(exactMass),
+    windowMass: mean(windowMass),
+    sameLengthWindowMass: mean(sameLengthWindowMass),
+    recovered: exactMass > windowMass ? (listMass - windowMass) / (exactMass - windowMass) : NaN,
+    listLength: mean(listLength),
+  };
 }

@@ -312,6 +312,7 @@ export function roofline(
   { copyGBs, emptyPassUs }: { readonly copyGBs: number; readonly emptyPassUs: number },
 ): TopLevelSpec {
   const bytes = points.map((point) => point.bytes), low = Math.min(...bytes) / 2, high = Math.max(...bytes) * 2;
+  const highestFirst = points.toSorted((a, b) => b.us - a.us);
   const floor = Array.from({ length: 40 }, (_, k) => {
     const at = low * (high / low) ** (k / 39);
     return { mb: at / 1e6, us: emptyPassUs + at / copyGBs / 1e3 };
@@ -327,7 +328,7 @@ export function roofline(
     layer: [
       { data: { values: floor }, mark: { type: "line", strokeDash: [6, 4], color: "#555555" }, encoding: { x, y } },
       {
-        data: { values: points.map((point, order) => ({ ...point, order, mb: point.bytes / 1e6 })) },
+        data: { values: highestFirst.map((point, order) => ({ ...point, order, mb: point.bytes / 1e6 })) },
         encoding: { x, y },
         layer: [
           { mark: { type: "point", filled: true, size: 70, color: COLORS[0], tooltip: true } },

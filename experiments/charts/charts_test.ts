@@ -1,5 +1,8 @@
 import { assert, assertEquals } from "@std/assert";
+import { fileURLToPath } from "node:url";
 import { committedResults } from "../../bench/report.ts";
+import { encodeSafetensors } from "../../indexer/safetensors.ts";
+import { clustered, gaussian } from "../inputs/synthetic.ts";
 import { bars, COLORS, curves, heatStrips, linePanels, renderSvg, roofline, timeline } from "./charts.ts";
 import { picture } from "./readme_picture.ts";
 import { panelsOf } from "./scaling.ts";
@@ -57,4 +60,71 @@ Deno.test("charts: bars, curves, strips, timeline and roofline draw every mark t
     }),
   );
   for (const svg of [stacked, drawn, line, roof]) assert(svg.includes("Title") && !svg.includes("NaN"));
+});
+
+/** Runs an experiment as its task does, in a pipe. */
+async function experiment(name: string, args: readonly string[]) {
+  const config = fileURLToPath(new URL("../../notebooks/deno.json", import.meta.url));
+  const script = fileURLToPath(new URL(`${name}.ts`, import.meta.url));
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", "--config", config, script, ...args],
+    env: { NO_COLOR: "1", NODE_OPTIONS: "--no-warnings", XDG_RUNTIME_DIR: "/tmp", DENO_WEBGPU_BACKEND: "vulkan,metal,dx12" },
+  }).output();
+  return { code, stdout: new TextDecoder().decode(stdout), stderr: new TextDecoder().decode(stderr) };
+}
+
+/** A capture of clustered keys, so small that training takes no time; queries look for keys like those. */
+async function writeCapture(path: string, tokens: number): Promise<void> {
+  const [heads, kvHeads, steps, width] = [4, 2, 3, 8];
+  const f32 = (shape: number[], data: Float32Array) => ({ dtype: "F32" as const, shape, data });
+  const key = clustered(kvHeads * tokens, width, 6, 0.1, 1);
+  const tensors = {
+    query: f32([heads, steps, width], gaussian(heads * steps * width, 2).map((value) => 3 * value)),
+    key: f32([kvHeads, tokens, width], key),
+    value: f32([kvHeads, tokens, width], key),
+  };
+  await Deno.writeFile(path, encodeSafetensors(tensors));
+}
+
+Deno.test("recall, drift and metric: rows, picture and table from a capture; wrong flags and files are refused", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "pq-indexer-" });
+  try {
+    const [capture, json, out] = ["capture.safetensors", "rows.json", "picture.svg"].map((name) => `${folder}/${name}`);
+    await writeCapture(capture, 3000);
+    const common = ["--capture", capture, "--json", json, "--out", out, "--iterations", "3"];
+    const cases: [string, string[], number][] = [
+      ["recall", ["--subvectors", "2,4", "--bits", "2,3", "--heavy", "8,32"], 8],
+      ["drift", ["--subvectors", "2", "--bits", "3", "--heavy", "16"], 3], // 1,024, 2,048 and all
+      ["metric", ["--subvectors", "2,4", "--bits", "3", "--heavy", "16"], 4],
+    ];
+    for (const [name, flags, count] of cases) {
+      const { code, stdout, stderr } = await experiment(name, [...common, ...flags]);
+      assertEquals(code, 0, stderr);
+      assert(stdout.split("\n").every((line) => line.length <= 100) && !stdout.includes("NaN"), stdout);
+      const { rows, provenance } = JSON.parse(await Deno.readTextFile(json));
+      assertEquals(rows.length, count, name);
+      for (const { quality } of rows) {
+        assert(quality.recall >= 0 && quality.recall <= 1 && quality.windowMass <= quality.exactMass, name);
+        assert(quality.listMass >= quality.windowMass - 1e-12 && quality.listMass <= quality.exactMass + 1e-12, name);
+      }
+      assertEquals([provenance.input, provenance.capture.tokens], ["capture.safetensors", 3000]);
+      assert((await Deno.readTextFile(out)).startsWith("<svg"));
+    }
+    const [few, many] = await Promise.all(["8", "32"].map(async (heavy) => {
+      const path = `${folder}/${heavy}.json`;
+      await experiment("recall", ["--capture", capture, "--json", path, "--subvectors", "2", "--bits", "3", "--heavy", heavy]);
+      return JSON.parse(await Deno.readTextFile(path)).rows[0].quality.listMass;
+    }));
+    assert(many >= few, "more heavy tokens keep more");
+    for (const [name, flag, value] of [["recall", "--bits", "9"], ["drift", "--steps", "0"], ["metric", "--heavy", "x"]]) {
+      const { code, stderr } = await experiment(name, ["--capture", capture, flag, value]);
+      assertEquals(code, 2, stderr);
+      assert(stderr.includes("error: Cannot use"), stderr);
+    }
+    const { code, stderr } = await experiment("recall", ["--capture", capture, "--subvectors", "3"]);
+    assertEquals(code, 2, stderr);
+    assertEquals((await experiment("drift", ["--capture", json])).code, 1);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
 });

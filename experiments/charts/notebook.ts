@@ -53,7 +53,7 @@ export async function showDiff(from: string, to: string, context = 2): Promise<v
   const style = { "+": "background:rgba(0,158,115,.25)", "-": "background:rgba(213,94,0,.25)" } as Record<string, string>;
   const html = lines.map((line) => style[line[0]] ? `<span style="${style[line[0]]}">${escape(line)}</span>` : escape(line));
   await Deno.jupyter.display({
-    "text/html": `<pre style="line-height:1.35">${html.join("\n")}</pre>`,
+    "text/html": `<pre style="font-family:monospace;font-size:12px;line-height:1.35">${html.join("\n")}</pre>`,
     "text/plain": lines.join("\n"),
   }, { raw: true });
 }

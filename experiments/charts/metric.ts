@@ -1,0 +1,84 @@
+/**
+ * Which distance should code the keys, Euclidean or the one that is made for inner products? `deno task metric`.
+ *
+ * @module
+ */
+
+import { bold, type Command, prepareOutput, Progress, runCommand, UsageError } from "../cli.ts";
+import type { Quality } from "../quality.ts";
+import type { Metric } from "../../indexer/config.ts";
+import {
+  configFor,
+  integersOf,
+  measureQuality,
+  percent,
+  QUALITY_FLAGS,
+  qualityProvenance,
+  setupFrom,
+  trainOn,
+} from "../quality_runs.ts";
+import { curves, renderSvg } from "./charts.ts";
+
+/** One combination. */
+export interface MetricRow {
+  readonly metric: Metric;
+  readonly subvectors: number;
+  readonly bits: number;
+  readonly quality: Quality;
+}
+
+const COMMAND: Command = {
+  name: "metric",
+  summary: 'Compares codes by metric "euclidean" with codes by metric "ip" on a capture.',
+  flags: {
+    ...QUALITY_FLAGS,
+    subvectors: { value: "M,…", help: "subvectors per key", default: "2,4,8" },
+    bits: { value: "N", help: "bits per code, 1 to 8", default: "8" },
+  },
+};
+
+if (import.meta.main) {
+  await runCommand(COMMAND, async (args) => {
+    const all = integersOf(args, "subvectors", 1, 4096), bits = args.integer("bits", 1, 8);
+    const [heavySize] = integersOf(args, "heavy", 1, 4096);
+    for (const file of ["json", "out"]) await prepareOutput(args.text(file));
+    const progress = new Progress();
+    progress.phase("load the capture");
+    const setup = await setupFrom(args);
+    const odd = all.find((subvectors) => setup.capture.headWidth % subvectors !== 0);
+    if (odd !== undefined) {
+      throw new UsageError(`Cannot use --subvectors ${odd} as it must divide the capture's width ${setup.capture.headWidth}`);
+    }
+    const rows: MetricRow[] = [];
+    progress.phase("train and replay");
+    for (const [ix, subvectors] of all.entries()) {
+      for (const [nth, metric] of (["euclidean", "ip"] as const).entries()) {
+        progress.update(2 * ix + nth, 2 * all.length);
+        const config = configFor(setup, { subvectors, bits, heavySize, metric });
+        const codebook = trainOn(setup, config, setup.capture.tokens - setup.steps);
+        rows.push({ metric, subvectors, bits, quality: (await measureQuality(setup, config, codebook)).all });
+      }
+    }
+    progress.done();
+    console.log(`${setup.input}: ${bits} bits, K ${heavySize}, ${setup.steps} steps\n`);
+    const line = (cells: readonly (string | number)[]) =>
+      cells.map((cell, ix) => String(cell).padStart([3, 12, 12, 12, 12][ix])).join("");
+    console.log(bold(line(["M", "metric", "recall", "mass kept", "recovered"])));
+    for (const { metric, subvectors, quality } of rows) {
+      console.log(line([subvectors, metric, ...[quality.recall, quality.listMass, quality.recovered].map(percent)]));
+    }
+    const json = args.text("json"), out = args.text("out");
+    if (json) await Deno.writeTextFile(json, JSON.stringify({ rows, provenance: await qualityProvenance(setup) }, null, 1) + "\n");
+    if (out) {
+      const points = rows.map(({ metric, subvectors, quality }) => ({ x: subvectors, y: quality.recovered, line: metric }));
+      const heading = { title: "Euclidean codes against codes for inner products", subtitle: [`${setup.input}, ${bits} bits, K ${heavySize}`] };
+      const x = { title: "M, subvectors", log: true };
+      await Deno.writeTextFile(
+        out,
+        await renderSvg(curves(heading, points, x, { title: "attention recovered", format: ".0%" })),
+      );
+      console.log(`written: ${out}`);
+    }
+    return 0;
+  });
+}
