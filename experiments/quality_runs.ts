@@ -6,8 +6,8 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { resolveConfig } from "../indexer/config.ts";
-import { type Metric, type PqConfig } from "../indexer/config.ts";
+import { Gpu } from "../kernels/gpu/device.ts";
+import { type Metric, type PqConfig, resolveConfig } from "../indexer/config.ts";
 import { trainCentroids } from "../indexer/kmeans.ts";
 import { PqIndexer } from "../indexer/pq_indexer.ts";
 import type { Codebook } from "../indexer/reference.ts";
@@ -70,7 +70,7 @@ export async function qualityProvenance(
 ) {
   const { heads, kvHeads, headWidth, tokens } = capture;
   return {
-    ...await provenance(undefined),
+    ...await provenance((await Gpu.shared().catch(() => undefined))?.info),
     input,
     capture: { heads, kvHeads, headWidth, tokens, steps },
     config: { sinkSize, windowSize },
