@@ -24,6 +24,14 @@ export interface Quality {
   readonly recovered: number;
   /** Mean length of a list. */
   readonly listLength: number;
+  /** What attention over fewer tokens does to the output, ‖o − o_dense‖ / ‖o_dense‖; NaN without values. */
+  readonly listError: number;
+  /** The same for sink + exact top-K + window. */
+  readonly exactError: number;
+  /** The same for sink + window. */
+  readonly windowError: number;
+  /** Cosine of the output over the list and the dense one; NaN without values. */
+  readonly listCosine: number;
 }
 
 /**
@@ -59,6 +67,10 @@ interface Sums {
   windowMass: number;
   sameLengthWindowMass: number;
   listLength: number;
+  listError: number;
+  exactError: number;
+  windowError: number;
+  listCosine: number;
 }
 
 const FIELDS = [
@@ -70,6 +82,10 @@ const FIELDS = [
   "windowMass",
   "sameLengthWindowMass",
   "listLength",
+  "listError",
+  "exactError",
+  "windowError",
+  "listCosine",
 ] as const satisfies readonly (keyof Sums)[];
 
 const nothing = () => Object.fromEntries(FIELDS.map((field) => [field, 0])) as unknown as Sums;
@@ -79,10 +95,13 @@ export class QualityMeter {
   readonly #capture: Capture;
   readonly #config: ResolvedConfig;
   readonly #initOffset: number;
+  readonly #values: Float32Array | undefined;
   /** By query head. */
   readonly #sums: Sums[] = [];
 
-  constructor(capture: Capture, config: ResolvedConfig, initOffset: number) {
+  /** @param values f32 `[Hkv, N, D]`; without them nothing is said of outputs */
+  constructor(capture: Capture, config: ResolvedConfig, initOffset: number, values?: Float32Array) {
+    this.#values = values;
     this.#capture = capture;
     this.#config = config;
     this.#initOffset = initOffset;
@@ -114,24 +133,49 @@ export class QualityMeter {
       sums.windowMass += mass(fixed);
       sums.sameLengthWindowMass += mass(range(nTokens - chosen.size, nTokens));
       sums.listLength += chosen.size;
+      if (this.#values) {
+        const dense = this.#output(h, weights, range(0, nTokens)), size = Math.hypot(...dense);
+        const error = (output: Float64Array) => Math.hypot(...output.map((value, j) => value - dense[j])) / size;
+        const listed = this.#output(h, weights, chosen);
+        sums.listError += error(listed);
+        sums.exactError += error(this.#output(h, weights, [...fixed, ...exact]));
+        sums.windowError += error(this.#output(h, weights, fixed));
+        const dot = listed.reduce((sum, value, j) => sum + value * dense[j], 0);
+        sums.listCosine += dot / size / Math.hypot(...listed);
+      }
     });
+  }
+
+  /** Attention over some tokens: their values by their weights, which then sum to 1; f64 `[D]`. */
+  #output(head: number, weights: Float64Array, chosen: Iterable<number>): Float64Array {
+    const { heads, kvHeads, tokens, headWidth } = this.#capture;
+    const kv = Math.floor(head / (heads / kvHeads));
+    const output = new Float64Array(headWidth);
+    let total = 0;
+    for (const token of chosen) {
+      const at = (kv * tokens + token) * headWidth;
+      for (let j = 0; j < headWidth; j++) output[j] += weights[token] * this.#values![at + j];
+      total += weights[token];
+    }
+    return output.map((value) => value / total);
   }
 
   /** The means so far. */
   result(): Quality {
     const all = nothing();
     for (const sums of this.#sums) for (const field of FIELDS) all[field] += sums[field];
-    return meansOf(all);
+    return meansOf(all, this.#values !== undefined);
   }
 
   /** The means so far of each query head. */
   resultsByHead(): Quality[] {
-    return this.#sums.map(meansOf);
+    return this.#sums.map((sums) => meansOf(sums, this.#values !== undefined));
   }
 }
 
-function meansOf(sums: Sums): Quality {
+function meansOf(sums: Sums, hasValues: boolean): Quality {
   const mean = (sum: number) => sum / sums.lists;
+  const ofOutput = (sum: number) => hasValues ? mean(sum) : NaN;
   const { recall, listMass, exactMass, windowMass, sameLengthWindowMass, listLength } = sums;
   return {
     recall: sums.withHeavy > 0 ? recall / sums.withHeavy : NaN,
@@ -141,5 +185,9 @@ function meansOf(sums: Sums): Quality {
     sameLengthWindowMass: mean(sameLengthWindowMass),
     recovered: exactMass > windowMass ? (listMass - windowMass) / (exactMass - windowMass) : NaN,
     listLength: mean(listLength),
+    listError: ofOutput(sums.listError),
+    exactError: ofOutput(sums.exactError),
+    windowError: ofOutput(sums.windowError),
+    listCosine: ofOutput(sums.listCosine),
   };
 }

@@ -12,8 +12,8 @@ import { trainCentroids } from "../indexer/kmeans.ts";
 import { PqIndexer } from "../indexer/pq_indexer.ts";
 import type { Codebook } from "../indexer/reference.ts";
 import { listOf } from "../indexer/selection.ts";
-import { type Arguments, type Flag, UsageError } from "./cli.ts";
-import { BUNDLED_CAPTURE, type Capture, keysOf, loadCapture, queryOf } from "./inputs/capture.ts";
+import { type Arguments, type Flag, prepareOutput, Progress, UsageError } from "./cli.ts";
+import { BUNDLED_CAPTURE, type Capture, keysOf, loadCapture, loadValues, queryOf } from "./inputs/capture.ts";
 import { provenance } from "./provenance.ts";
 import { type Quality, QualityMeter } from "./quality.ts";
 
@@ -33,6 +33,8 @@ export const QUALITY_FLAGS = {
 /** What an experiment starts from. */
 export interface QualitySetup {
   readonly capture: Capture;
+  /** The capture's path. */
+  readonly path: string;
   /** The capture's file name. */
   readonly input: string;
   readonly steps: number;
@@ -61,11 +63,11 @@ export async function setupFrom(args: Arguments): Promise<QualitySetup> {
   const path = args.text("capture") ?? fileURLToPath(BUNDLED_CAPTURE);
   const capture = await loadCapture(path);
   const steps = args.text("steps") === undefined ? capture.steps : args.integer("steps", 1, capture.steps);
-  return { capture, input: path.split(/[\\/]/).at(-1)!, steps, sinkSize, windowSize, seed, iterations };
+  return { capture, path, input: path.split(/[\\/]/).at(-1)!, steps, sinkSize, windowSize, seed, iterations };
 }
 
 /** What stands beside the rows of such an experiment. */
-export async function qualityProvenance(
+async function qualityProvenance(
   { capture, input, steps, sinkSize, windowSize, seed, iterations }: QualitySetup,
 ) {
   const { heads, kvHeads, headWidth, tokens } = capture;
@@ -95,17 +97,22 @@ export function trainOn(setup: QualitySetup, config: PqConfig, tokens: number): 
   return trainCentroids(shape, keysOf(capture, 0, tokens), { seed, iterations, initOffset: sinkSize });
 }
 
-/** Quality of the lists of the setup's steps with a codebook, all heads together and each. */
+/**
+ * Quality of the lists of the setup's steps with a codebook, all heads together and each.
+ *
+ * @param values f32 `[Hkv, N, D]`, to compare outputs as well
+ */
 export async function measureQuality(
   setup: QualitySetup,
   config: PqConfig,
   codebook: Codebook,
+  values?: Float32Array,
 ): Promise<{ readonly all: Quality; readonly byHead: readonly Quality[] }> {
   const { capture, steps, sinkSize } = setup;
   const prompt = capture.tokens - steps;
   using index = await PqIndexer.create({ ...config, initOffset: sinkSize, capacity: capture.tokens, codebook });
   await index.append(keysOf(capture, 0, prompt));
-  const meter = new QualityMeter(capture, index.config, sinkSize);
+  const meter = new QualityMeter(capture, index.config, sinkSize, values);
   for (let step = 0; step < steps; step++) {
     const query = capture.steps - steps + step, token = prompt + step;
     const selection = await index.step(queryOf(capture, query), keysOf(capture, token, token + 1));
@@ -113,6 +120,71 @@ export async function measureQuality(
     meter.add(query, index.tokens, Array.from(data.lengths, (_, list) => listOf(data, list)));
   }
   return { all: meter.result(), byHead: meter.resultsByHead() };
+}
+
+/** Flags of the experiments that go over M × bits × K. */
+export const GRID_FLAGS = {
+  ...QUALITY_FLAGS,
+  subvectors: { value: "M,…", help: "subvectors per key", default: "2,4,8" },
+  bits: { value: "N,…", help: "bits per code, 1 to 8", default: "4,6,8" },
+} as const satisfies Record<string, Flag>;
+
+/** One combination. */
+export interface GridRow {
+  readonly subvectors: number;
+  readonly bits: number;
+  readonly heavySize: number;
+  /** Bits that the codes of a key say, per KV head. */
+  readonly bitsPerKey: number;
+  /** Bytes that they take as they are stored, a byte per code. */
+  readonly bytesPerKey: number;
+  readonly quality: Quality;
+  readonly byHead: readonly Quality[];
+}
+
+/** @throws {UsageError} for a number of subvectors that does not divide the capture's width */
+export function checkSubvectors({ capture }: QualitySetup, all: readonly number[]): void {
+  const odd = all.find((subvectors) => capture.headWidth % subvectors !== 0);
+  if (odd !== undefined) {
+    throw new UsageError(`Cannot use --subvectors ${odd} as it must divide the capture's width, ${capture.headWidth}`);
+  }
+}
+
+/** Goes over M × bits × K; a codebook serves all K. */
+export async function runGrid(args: Arguments, withValues: boolean): Promise<{ setup: QualitySetup; rows: GridRow[] }> {
+  const all = integersOf(args, "subvectors", 1, 4096), bits = integersOf(args, "bits", 1, 8);
+  const heavies = integersOf(args, "heavy", 0, 4096);
+  for (const file of ["json", "out"]) await prepareOutput(args.text(file));
+  const progress = new Progress();
+  progress.phase("load the capture");
+  const setup = await setupFrom(args);
+  checkSubvectors(setup, all);
+  const values = withValues ? await loadValues(setup.path, setup.capture) : undefined;
+  const rows: GridRow[] = [];
+  progress.phase("train and replay");
+  let done = 0;
+  for (const subvectors of all) {
+    for (const each of bits) {
+      const one = configFor(setup, { subvectors, bits: each, heavySize: 1 });
+      const codebook = trainOn(setup, one, setup.capture.tokens - setup.steps);
+      for (const heavySize of heavies) {
+        progress.update(done++, all.length * bits.length * heavies.length);
+        const config = configFor(setup, { subvectors, bits: each, heavySize });
+        const { all: quality, byHead } = await measureQuality(setup, config, codebook, values);
+        const bitsPerKey = subvectors * each;
+        rows.push({ subvectors, bits: each, heavySize, bitsPerKey, bytesPerKey: subvectors, quality, byHead });
+      }
+    }
+  }
+  progress.done();
+  return { setup, rows };
+}
+
+/** Writes rows and provenance where `--json` asks for it. */
+export async function writeRows(args: Arguments, setup: QualitySetup, rows: readonly object[]): Promise<void> {
+  const path = args.text("json");
+  if (!path) return;
+  await Deno.writeTextFile(path, JSON.stringify({ rows, provenance: await qualityProvenance(setup) }, null, 1) + "\n");
 }
 
 /** "66.3 %", "–" where there is none. */

@@ -86,7 +86,7 @@ async function writeCapture(path: string, tokens: number): Promise<void> {
   await Deno.writeFile(path, encodeSafetensors(tensors));
 }
 
-Deno.test("recall, drift and metric: rows, picture and table from a capture; wrong flags and files are refused", async () => {
+Deno.test("recall, error, drift and metric: rows, picture and table from a capture; wrong flags and files are refused", async () => {
   const folder = await Deno.makeTempDir({ prefix: "pq-indexer-" });
   try {
     const [capture, json, out] = ["capture.safetensors", "rows.json", "picture.svg"].map((name) => `${folder}/${name}`);
@@ -94,6 +94,7 @@ Deno.test("recall, drift and metric: rows, picture and table from a capture; wro
     const common = ["--capture", capture, "--json", json, "--out", out, "--iterations", "3"];
     const cases: [string, string[], number][] = [
       ["recall", ["--subvectors", "2,4", "--bits", "2,3", "--heavy", "8,32"], 8],
+      ["error", ["--subvectors", "2", "--bits", "2,3", "--heavy", "8,300"], 4],
       ["drift", ["--subvectors", "2", "--bits", "3", "--heavy", "16"], 3], // 1,024, 2,048 and all
       ["metric", ["--subvectors", "2,4", "--bits", "3", "--heavy", "16"], 4],
     ];
@@ -105,6 +106,9 @@ Deno.test("recall, drift and metric: rows, picture and table from a capture; wro
       assertEquals(rows.length, count, name);
       for (const { quality } of rows) {
         assert(quality.recall >= 0 && quality.recall <= 1 && quality.windowMass <= quality.exactMass, name);
+        if (name === "error") {
+          assert(quality.listError > 0 && quality.exactError <= quality.windowError && quality.listCosine > 0.5);
+        }
         assert(quality.listMass >= quality.windowMass - 1e-12 && quality.listMass <= quality.exactMass + 1e-12, name);
       }
       assertEquals([provenance.input, provenance.capture.tokens], ["capture.safetensors", 3000]);

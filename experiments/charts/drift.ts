@@ -8,14 +8,15 @@
 import { bold, type Command, prepareOutput, Progress, runCommand } from "../cli.ts";
 import type { Quality } from "../quality.ts";
 import {
+  checkSubvectors,
   configFor,
   integersOf,
   measureQuality,
   percent,
   QUALITY_FLAGS,
-  qualityProvenance,
   setupFrom,
   trainOn,
+  writeRows,
 } from "../quality_runs.ts";
 import { curves, renderSvg } from "./charts.ts";
 
@@ -46,6 +47,7 @@ if (import.meta.main) {
     const progress = new Progress();
     progress.phase("load the capture");
     const setup = await setupFrom(args);
+    checkSubvectors(setup, [subvectors]);
     const config = configFor(setup, { subvectors, bits, heavySize });
     const prompt = setup.capture.tokens - setup.steps;
     // From the fewest that 2^bits centroids can be trained on; the last is the codebook that is refreshed.
@@ -66,8 +68,8 @@ if (import.meta.main) {
       const shares = [quality.recall, quality.listMass, quality.recovered].map(percent);
       console.log(line([trainedOn.toLocaleString("en"), ...shares]) + (trainedOn === prompt ? "  all: refreshed" : ""));
     }
-    const json = args.text("json"), out = args.text("out");
-    if (json) await Deno.writeTextFile(json, JSON.stringify({ rows, provenance: await qualityProvenance(setup) }, null, 1) + "\n");
+    await writeRows(args, setup, rows);
+    const out = args.text("out");
     if (out) {
       const refreshed = rows.at(-1)!.quality;
       const points = rows.flatMap(({ trainedOn, quality }) => [

@@ -4,18 +4,19 @@
  * @module
  */
 
-import { bold, type Command, prepareOutput, Progress, runCommand, UsageError } from "../cli.ts";
+import { bold, type Command, prepareOutput, Progress, runCommand } from "../cli.ts";
 import type { Quality } from "../quality.ts";
 import type { Metric } from "../../indexer/config.ts";
 import {
+  checkSubvectors,
   configFor,
   integersOf,
   measureQuality,
   percent,
   QUALITY_FLAGS,
-  qualityProvenance,
   setupFrom,
   trainOn,
+  writeRows,
 } from "../quality_runs.ts";
 import { curves, renderSvg } from "./charts.ts";
 
@@ -45,10 +46,7 @@ if (import.meta.main) {
     const progress = new Progress();
     progress.phase("load the capture");
     const setup = await setupFrom(args);
-    const odd = all.find((subvectors) => setup.capture.headWidth % subvectors !== 0);
-    if (odd !== undefined) {
-      throw new UsageError(`Cannot use --subvectors ${odd} as it must divide the capture's width ${setup.capture.headWidth}`);
-    }
+    checkSubvectors(setup, all);
     const rows: MetricRow[] = [];
     progress.phase("train and replay");
     for (const [ix, subvectors] of all.entries()) {
@@ -67,8 +65,8 @@ if (import.meta.main) {
     for (const { metric, subvectors, quality } of rows) {
       console.log(line([subvectors, metric, ...[quality.recall, quality.listMass, quality.recovered].map(percent)]));
     }
-    const json = args.text("json"), out = args.text("out");
-    if (json) await Deno.writeTextFile(json, JSON.stringify({ rows, provenance: await qualityProvenance(setup) }, null, 1) + "\n");
+    await writeRows(args, setup, rows);
+    const out = args.text("out");
     if (out) {
       const points = rows.map(({ metric, subvectors, quality }) => ({ x: subvectors, y: quality.recovered, line: metric }));
       const heading = { title: "Euclidean codes against codes for inner products", subtitle: [`${setup.input}, ${bits} bits, K ${heavySize}`] };

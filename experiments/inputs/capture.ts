@@ -79,6 +79,20 @@ export async function loadCapture(path: string | URL): Promise<Capture> {
   return { heads, kvHeads, headWidth, tokens, steps, query, key, metadata: file.metadata };
 }
 
+/**
+ * The values of a capture, f32 `[Hkv, N, D]`; {@linkcode loadCapture} has checked their shape.
+ *
+ * @throws {CaptureError} if they hold NaN or ±inf
+ */
+export async function loadValues(path: string | URL, { tokens, headWidth }: Capture): Promise<Float32Array> {
+  const name = path instanceof URL ? fileURLToPath(path) : path;
+  using file = await Safetensors.open(name);
+  const values = await readRows(file, "value", tokens * headWidth);
+  const at = values.findIndex((value) => !Number.isFinite(value));
+  if (at >= 0) throw new CaptureError(`Cannot use ${name} as a capture: value holds ${values[at]} at element ${at}`);
+  return values;
+}
+
 /** A large tensor, one outer row at a time, so that no more than one row exists twice. */
 async function readRows(file: Safetensors, name: string, rowElements: number): Promise<Float32Array> {
   const { elements } = file.info(name);

@@ -1,0 +1,51 @@
+/**
+ * How far is the output of sparse attention from that of dense attention, in f64, over M × bits × K: `deno task error`.
+ *
+ * @module
+ */
+
+import { bold, type Command, runCommand } from "../cli.ts";
+import { GRID_FLAGS, percent, runGrid, writeRows } from "../quality_runs.ts";
+import { curves, renderSvg } from "./charts.ts";
+
+const COMMAND: Command = {
+  name: "error",
+  summary: "Measures the error of attention over selections against dense attention on a capture.",
+  flags: {
+    ...GRID_FLAGS,
+    heavy: { ...GRID_FLAGS.heavy, default: "128,512" },
+  },
+};
+
+if (import.meta.main) {
+  await runCommand(COMMAND, async (args) => {
+    const { setup, rows } = await runGrid(args, true);
+    console.log(`${setup.input}: ${setup.steps} steps, sink ${setup.sinkSize}, window ${setup.windowSize}\n`);
+    const line = (cells: readonly (string | number)[]) =>
+      cells.map((cell, ix) => String(cell).padStart([3, 6, 6, 12, 14, 16, 12][ix])).join("");
+    console.log(bold(line(["M", "bits", "K", "error", "exact top K", "sink + window", "cosine"])));
+    for (const { subvectors, bits, heavySize, quality } of rows) {
+      const { listError, exactError, windowError, listCosine } = quality;
+      const shares = [listError, exactError, windowError].map(percent);
+      console.log(line([subvectors, bits, heavySize, ...shares, listCosine.toFixed(4)]));
+    }
+    console.log(
+      "\nerror: |o - o_dense| / |o_dense| of the attention output, mean of all heads and steps; exact\n" +
+        "top K and sink + window: the same for these; cosine: of the output over the list and the dense one",
+    );
+    await writeRows(args, setup, rows);
+    const out = args.text("out");
+    if (out) {
+      const points = rows.map(({ subvectors, heavySize, bitsPerKey, quality }) => ({
+        x: bitsPerKey,
+        y: quality.listError,
+        line: `M ${subvectors}, K ${heavySize}`,
+      }));
+      const heading = { title: "Error of the attention output", subtitle: [`${setup.input}, ${setup.steps} steps`] };
+      const x = { title: "bits per key and KV head", log: true }, y = { title: "relative L2 error", format: ".0%" };
+      await Deno.writeTextFile(out, await renderSvg(curves(heading, points, x, y)));
+      console.log(`written: ${out}`);
+    }
+    return 0;
+  });
+}
