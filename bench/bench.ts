@@ -108,6 +108,7 @@ async function measureGpu(
   const pairs = software ? 3 : isSeed ? 1000 : 100;
   const room = 2 * samples + pairs + 10 * 8 * 32 + 200;
   using bench = await Bench.open(gpu, pipeline, workload, state, { steps: room });
+  const bytesMoved = bench.indexes[0].bytesPerStep(); // before steps make the index longer
   await bench.warmUp(software ? 0 : 500);
   const gpuUs = orNull(await bench.gpuSteps(bench.affordable(samples, 300)));
   const gpuWithoutKeyUs = orNull(await bench.gpuSteps(bench.affordable(samples, 300), false));
@@ -148,7 +149,7 @@ async function measureGpu(
     wallEmptyUs: summarize(wall.empty),
     amortizedUs,
     operations: [...totals].map(([name, us]) => ({ name, us, share: us / total })),
-    bytesMoved: bench.indexes[0].bytesPerStep(),
+    bytesMoved,
     bytesLeast: leastBytes(workload),
   };
 }

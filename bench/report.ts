@@ -48,6 +48,21 @@ export async function committedResults(): Promise<ResultFile[]> {
   return await Promise.all(names.map((name) => readResults(fileURLToPath(new URL(name, RESULTS)))));
 }
 
+/**
+ * The newest committed results of a GPU.
+ *
+ * @throws {UsageError} if there are none
+ */
+export async function newestGpuResults(): Promise<ResultFile> {
+  const newest = (await committedResults()).findLast(({ report }) => !report.provenance.software);
+  if (!newest) {
+    throw new UsageError(
+      "Cannot find results of a GPU as bench/results/ holds none: run deno task bench --full on one, which writes them there",
+    );
+  }
+  return newest;
+}
+
 /** A result file of `deno task bench:peers`. */
 export interface PeerFile {
   /** Name of the file. */
@@ -185,7 +200,7 @@ if (import.meta.main) {
       throw new UsageError("Cannot report as bench/results/ holds no results: run deno task bench --json FILE first");
     }
     for (const file of files) {
-      console.log(`${bold(file.name)}: ${source(file)}`);
+      console.log(`${bold(file.name)}\n${wrap(source(file), 100)}`);
       console.log(
         `copy ${number(file.report.copyGBs, 0)} GB/s read and written, empty pass ${
           number(file.report.emptyPassUs)

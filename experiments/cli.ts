@@ -75,7 +75,9 @@ function readArguments(command: Command, args: string[]): Arguments {
     unknown: (arg, key) => {
       if (key === undefined) return true;
       throw new UsageError(
-        `Cannot understand ${arg} as the flags are ${Object.keys(command.flags).map((name) => `--${name}`).join(", ")}`,
+        `Cannot understand ${arg} as the flags are ${
+          [...Object.keys(command.flags), "help"].map((name) => `--${name}`).join(", ")
+        }`,
       );
     },
   });

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { committedResults, source } from "../bench/report.ts";
+import { newestGpuResults, source } from "../bench/report.ts";
 import { PIPELINES } from "../indexer/pipelines/mod.ts";
 import type { Pipeline } from "../indexer/pipelines/pipeline.ts";
 import { Gpu } from "../kernels/gpu/device.ts";
@@ -25,7 +25,7 @@ export interface Measured {
   readonly operations: readonly { readonly name: string; readonly us: number }[];
   /** Bytes that the kernels read and write. */
   readonly bytesMoved: number;
-  /** "", or what is wrong with codes, lists or weights. */
+  /** "", or what is wrong with codes, lists or weights (only where wrong ones are allowed). */
   readonly problem: string;
 }
 
@@ -35,6 +35,8 @@ export interface MeasureOptions {
   readonly workload?: Workload;
   /** Timed steps. Default 100, 5 on a software rasterizer. */
   readonly samples?: number;
+  /** Whether pipelines may be wrong; their rows then say so. Default false. */
+  readonly allowWrong?: boolean;
 }
 
 /** Whether notebooks run at reduced size: NOTEBOOK_SIZE=small. */
@@ -65,7 +67,11 @@ function stateOf(workload: Workload): WorkloadState {
   return states.get(key)!;
 }
 
-/** Verifies and times pipelines on one state, one after the other. */
+/**
+ * Verifies and times pipelines on one state, one after the other.
+ *
+ * @throws {Error} for a pipeline whose codes, lists or weights are wrong, unless that is allowed
+ */
 export async function measure(pipelines: readonly Pipeline[], options: MeasureOptions = {}): Promise<Measured[]> {
   const { gpu } = await lab();
   const { workload = WORKLOAD } = options;
@@ -74,7 +80,9 @@ export async function measure(pipelines: readonly Pipeline[], options: MeasureOp
   const all: Measured[] = [];
   for (const pipeline of pipelines) {
     const { problem } = await verifySteps(pipeline, workload, state, gpu, undefined);
+    if (problem && !options.allowWrong) throw new Error(`Cannot measure ${pipeline.id} as it is wrong: ${problem}`);
     using bench = await Bench.open(gpu, pipeline, workload, state, { steps: 2 * samples + 300 });
+    const bytesMoved = bench.indexes[0].bytesPerStep(); // before steps make the index longer
     await bench.warmUp(gpu.info.isSoftware ? 0 : 400);
     const timed = await bench.gpuSteps(samples);
     const us = summarize(timed.length > 0 ? timed : (await bench.wall(samples)).step).median;
@@ -85,7 +93,7 @@ export async function measure(pipelines: readonly Pipeline[], options: MeasureOp
       dispatches: bench.dispatches,
       us,
       operations: [...totals].filter(([, us]) => us > 0).map(([name, us]) => ({ name, us })),
-      bytesMoved: bench.indexes[0].bytesPerStep(),
+      bytesMoved,
       problem,
     });
   }
@@ -94,7 +102,7 @@ export async function measure(pipelines: readonly Pipeline[], options: MeasureOp
 
 /** The newest committed results of a GPU, at the seed configuration or another case of the bench. */
 export async function published(factor = "N", value: number = SEED_WORKLOAD.tokens) {
-  const file = (await committedResults()).findLast(({ report }) => !report.provenance.software)!;
+  const file = await newestGpuResults();
   const { report } = file;
   const rows = report.rows.filter((row) => row.factor === factor && row.value === value && row.gpuUs);
   return {
@@ -102,6 +110,8 @@ export async function published(factor = "N", value: number = SEED_WORKLOAD.toke
     source: source(file),
     copyGBs: report.copyGBs,
     emptyPassUs: report.emptyPassUs,
+    note: report.note ?? "",
+    report,
     rows: rows.map((row): Measured => ({
       id: row.id,
       title: row.title,

@@ -153,8 +153,9 @@ interface State {
  * await it before writing to them. A call that throws leaves the index as it was.
  *
  * While a row sees N ≤ K + initOffset + rows + C or N ≤ S + K + W tokens, its list is all of them. The first
- * step beyond that trains the codebook on the keys so far, if there is none, and that codebook stays: for
- * a cache that starts short and grows long, bring a codebook or give `train` a longer text.
+ * step beyond that trains the codebook on the keys so far, if there is none, and that codebook stays until
+ * {@linkcode PqIndexer.retrain}: for a cache that starts short and grows long, bring a codebook, give `train` a longer
+ * text, or train again.
  *
  * Scores are Σ_m q_m · centroid(code_m), without 1/√D; metric "ip" changes which centroid codes a key, not
  * how it is scored. Finite keys beyond about 1e18 overflow f32 distances and are coded as 0.
@@ -310,7 +311,11 @@ export class PqIndexer {
     return this.#exclusive(async () => {
       knowOptions("train", options, APPEND_OPTIONS);
       if (this.#codebook) {
-        refuse("train a codebook", "an index is trained once", `this one has ${this.codedTokens} coded tokens`);
+        refuse(
+          "train a codebook",
+          "there must be none yet; to replace it, call retrain()",
+          `this one has ${this.codedTokens} coded tokens`,
+        );
       }
       if (own === undefined && options.tokens !== undefined) {
         refuse("train a codebook", "tokens go with keys", `tokens is ${options.tokens}, keys are not given`);
@@ -430,6 +435,16 @@ export class PqIndexer {
       if (!codebook) refuse(action, "there must be a codebook", "none yet: call train() first");
       const given = this.#countKeys(action, own, isGpuInput(own) ? n : undefined);
       if (given !== n) refuse(action, "keys must be those of all cached tokens", `${given} were given, N is ${n}`);
+      if (isGpuInput(own)) {
+        const has = "buffer" in own ? own.size ?? own.buffer.size - (own.offset ?? 0) : own.size;
+        if (has !== this.#keyBytes(n)) {
+          refuse(
+            action,
+            `keys must be those of all ${n} cached tokens, ${this.#keyBytes(n)} bytes`,
+            `the buffer has ${has}`,
+          );
+        }
+      }
       const all = own instanceof Float32Array ? own : await this.#readKeys(own, n);
       const { seed, iterations, onTrainProgress } = this.#options;
       const initOffset = this.#initOffset!;
@@ -440,8 +455,12 @@ export class PqIndexer {
         this.#useCodebook(fresh);
         await this.#code(all, n, 0);
       } catch (error) {
-        this.#useCodebook(codebook);
-        if (codes.length > 0) this.#layer.importCodes(codes, this.codedTokens);
+        try {
+          this.#useCodebook(codebook);
+          if (codes.length > 0) this.#layer.importCodes(codes, this.codedTokens);
+        } catch {
+          // What failed first says more: a lost device fails here as well.
+        }
         throw error;
       }
     });
@@ -491,6 +510,8 @@ export class PqIndexer {
       return encodeState(this.#config, {
         tokens: this.#tokens,
         initOffset: this.#initOffset,
+        seed: this.#options.seed ?? 0,
+        iterations: this.#options.iterations ?? 10,
         ...(centroids
           ? { centroids, phi, codes: await this.#layer.exportCodes(this.codedTokens) }
           : { keys: await this.#readPending() }),
@@ -500,9 +521,10 @@ export class PqIndexer {
 
   /**
    * An index in a state that was saved, or in one of the PyTorch original: centroids f32 `[b, h_kv, M, C, d]` (d + 1 with
-   * `phi`), codes i64 `[b, n, h_kv, M]`. Options that the file does not have (heads and sizes of the original; pipeline,
+   * `phi`), codes i64 `[b, n, h_kv, M]`; without `phi` they are taken for Euclidean ones. Options that the file does not have (heads and sizes of the original; pipeline,
    * device, weights, capacity) are given here, and those given here win where results stay the same.
    *
+   * @throws {SafetensorsError} for bytes that are no safetensors file
    * @throws {RangeError | TypeError} for a state of another shape or dtype, one that does not fit the options, or options
    * out of range
    */
@@ -511,19 +533,18 @@ export class PqIndexer {
     if (!(bytes instanceof Uint8Array)) {
       throw new TypeError(`Cannot ${action} as its state must be a Uint8Array: it is ${show(bytes)}`);
     }
+    knowOptions(action, options, CREATE_OPTIONS);
     if (options.codebook) refuse(action, "the state has the codebook", "options have one, too");
+    const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
     const state = decodeState(bytes);
-    for (const [name, value] of Object.entries(state.config)) {
-      const given = (options as Record<string, unknown>)[name];
-      const isSize = name.endsWith("Size"); // lists may change, codes may not
-      if (given !== undefined && !isSize && JSON.stringify(given) !== JSON.stringify(value)) {
-        refuse(action, `${name} is ${JSON.stringify(value)} in its state`, `options say ${JSON.stringify(given)}`);
+    const { seed, iterations } = state;
+    for (const [name, value] of Object.entries({ ...state.config, initOffset: state.initOffset })) {
+      const other = name in given && value !== undefined && JSON.stringify(given[name]) !== JSON.stringify(value);
+      if (other && !name.endsWith("Size")) { // lists may change, codes may not
+        refuse(action, `${name} is ${JSON.stringify(value)} in its state`, `options say ${show(given[name])}`);
       }
     }
-    if (state.initOffset !== undefined && (options.initOffset ?? state.initOffset) !== state.initOffset) {
-      refuse(action, `initOffset is ${state.initOffset} in its state`, `options say ${options.initOffset}`);
-    }
-    const config = { heads: state.config.kvHeads, ...state.config, ...options } as PqIndexerOptions;
+    const config = { heads: state.config.kvHeads, seed, iterations, ...state.config, ...given } as PqIndexerOptions;
     const isOriginal = state.codesLayout === "bnhm";
     const sink = config.sinkSize ?? 128;
     const initOffset = state.initOffset ?? config.initOffset ??
@@ -533,7 +554,7 @@ export class PqIndexer {
     const index = await PqIndexer.create({
       ...config,
       initOffset,
-      capacity: Math.max(options.capacity ?? 1024, tokens),
+      capacity: Math.max(config.capacity ?? 1024, tokens),
       ...(centroids ? { codebook: { centroids, phi, codes, codesLayout, tokens } } : {}),
     });
     if (state.keys && state.keys.length > 0) {

@@ -5,11 +5,15 @@
  */
 
 import { centroidWidth } from "../kernels/shape.ts";
-import { type PqConfig, refuse, type ResolvedConfig } from "./config.ts";
+import { type PqConfig, refuse, resolveConfig, type ResolvedConfig } from "./config.ts";
 import { BYTES, encodeSafetensors, headerBytes, LENGTH_BYTES, readHeader, SafetensorsError } from "./safetensors.ts";
 
 /** What an index is made of, beside its options. */
 export interface IndexState {
+  /** Seed of the training. */
+  readonly seed: number;
+  /** Most iterations of the training. */
+  readonly iterations: number;
   /** N. */
   readonly tokens: number;
   /** First coded token; undefined until it is known. */
@@ -24,8 +28,10 @@ export interface IndexState {
   readonly keys?: Float32Array;
 }
 
-/** A state as it was read: the config as far as the file has one. */
-export interface ReadState extends Omit<IndexState, "codes"> {
+/** A state as it was read: the config and the training's options as far as the file has them. */
+export interface ReadState extends Omit<IndexState, "codes" | "seed" | "iterations"> {
+  readonly seed?: number;
+  readonly iterations?: number;
   readonly config: Partial<PqConfig>;
   readonly codes?: ArrayLike<number> | ArrayLike<bigint>;
   /** Order of `codes`. */
@@ -33,11 +39,27 @@ export interface ReadState extends Omit<IndexState, "codes"> {
 }
 
 const FORMAT = "pq-indexer 1";
+const ACTION = "load an index";
+
+/** Options that are part of a state. */
+const CONFIG_NAMES = [
+  "batch",
+  "heads",
+  "kvHeads",
+  "headWidth",
+  "subvectors",
+  "bits",
+  "metric",
+  "sinkSize",
+  "windowSize",
+  "heavySize",
+  "pooling",
+] as const satisfies readonly (keyof PqConfig)[];
 
 /** A state as the bytes of a safetensors file. */
 export function encodeState(config: ResolvedConfig, state: IndexState): Uint8Array {
   const { shape } = config;
-  const { tokens, initOffset, centroids, phi, codes, keys } = state;
+  const { tokens, initOffset, centroids, phi, codes, keys, seed, iterations } = state;
   const groups = [shape.batch, shape.kvHeads, shape.subvectors];
   const n = (codes?.length ?? 0) / (shape.batch * shape.kvHeads * shape.subvectors);
   const given: PqConfig = {
@@ -66,67 +88,136 @@ export function encodeState(config: ResolvedConfig, state: IndexState): Uint8Arr
     format: FORMAT,
     config: JSON.stringify(given),
     tokens: String(tokens),
+    seed: String(seed),
+    iterations: String(iterations),
     ...(initOffset === undefined ? {} : { initOffset: String(initOffset) }),
   });
 }
+
+/** A count in the metadata; undefined where it may be missing and is. */
+function count(metadata: Readonly<Record<string, unknown>>, name: string): number | undefined {
+  const text = metadata[name];
+  if (text === undefined) return undefined;
+  const value = Number(text);
+  if (typeof text !== "string" || !/^\d+$/.test(text) || !Number.isSafeInteger(value)) {
+    refuse(ACTION, `its ${name} must be an integer ≥ 0`, `it is ${JSON.stringify(text)}`);
+  }
+  return value;
+}
+
+/** The config of a state: the known options and no others. */
+function configOf(text: unknown): PqConfig {
+  let config: unknown;
+  try {
+    config = JSON.parse(String(text));
+  } catch (error) {
+    throw new SafetensorsError(`Cannot ${ACTION} as its config must be JSON: ${(error as Error).message}`);
+  }
+  if (typeof config !== "object" || config === null || Array.isArray(config)) {
+    refuse(ACTION, "its config must be an object", JSON.stringify(config));
+  }
+  const known = new Set<string>(CONFIG_NAMES);
+  const other = Object.keys(config).find((name) => !known.has(name));
+  if (other !== undefined) refuse(ACTION, `its config has ${CONFIG_NAMES.join(", ")}`, `it also has ${other}`);
+  return config as PqConfig;
+}
+
+interface Tensor {
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  readonly raw: ArrayBuffer;
+}
+
+/** Our own format: every tensor has the shape that config and tokens say, and just those are there that go together. */
+function readOwn(
+  metadata: Readonly<Record<string, unknown>>,
+  read: (name: string, dtypes: readonly string[]) => Tensor | undefined,
+): ReadState {
+  const config = configOf(metadata.config);
+  const resolved = resolveConfig(config), { shape } = resolved;
+  const tokens = count(metadata, "tokens"), initOffset = count(metadata, "initOffset");
+  if (tokens === undefined) refuse(ACTION, "it must say how many tokens there are", "tokens is missing");
+  const centroids = read("centroids", ["F32"]), phi = read("phi", ["F32"]);
+  const codes = read("codes", ["U8"]), keys = read("keys", ["F32"]);
+  const has = Object.entries({ centroids, phi, codes, keys }).filter(([, tensor]) => tensor).map(([name]) => name)
+    .join();
+  const trained = shape.augmented ? "centroids,phi,codes" : "centroids,codes";
+  if (has !== trained && has !== "keys") {
+    refuse(ACTION, `it must hold ${trained}, or keys`, `it holds ${has || "none"}`);
+  }
+  if (has === trained && initOffset === undefined) {
+    refuse(ACTION, "it must say which token is the first that is coded", "initOffset is missing");
+  }
+  const groups = [shape.batch, shape.kvHeads, shape.subvectors];
+  const expect = (name: string, tensor: Tensor | undefined, wanted: readonly number[]) => {
+    if (tensor && tensor.shape.join() !== wanted.join()) {
+      refuse(
+        ACTION,
+        `${name} must be [${wanted.join(", ")}], as its config says`,
+        `it is [${tensor.shape.join(", ")}]`,
+      );
+    }
+  };
+  expect("centroids", centroids, [...groups, shape.centroids, centroidWidth(shape)]);
+  expect("phi", phi, groups);
+  expect("codes", codes, [...groups, Math.max(0, tokens - (initOffset ?? 0))]);
+  expect("keys", keys, [shape.batch, shape.kvHeads, tokens, shape.headWidth]);
+  return {
+    config,
+    tokens,
+    initOffset,
+    seed: count(metadata, "seed"),
+    iterations: count(metadata, "iterations"),
+    centroids: floats(centroids),
+    phi: floats(phi),
+    codes: codes && new Uint8Array(codes.raw),
+    keys: floats(keys),
+    codesLayout: "bhmn",
+  };
+}
+
+const floats = (tensor: Tensor | undefined) => tensor && new Float32Array(tensor.raw);
 
 /**
  * Reads a state.
  *
  * @throws {SafetensorsError} if the bytes are broken
- * @throws {RangeError} if they are no state: tensors of another dtype or number of dimensions
+ * @throws {RangeError} if they are no state: tensors of another dtype or shape, or that do not go together
  */
 export function decodeState(bytes: Uint8Array): ReadState {
-  const what = "the state", action = "load an index";
+  const what = "the state";
   const length = headerBytes(what, bytes.subarray(0, LENGTH_BYTES), bytes.length);
   const text = bytes.subarray(LENGTH_BYTES, LENGTH_BYTES + length);
   const { tensors, metadata } = readHeader(what, text, bytes.length);
-  const read = (name: string, dtypes: readonly string[], dimensions: number | undefined) => {
+  const read = (name: string, dtypes: readonly string[], dimensions?: number): Tensor | undefined => {
     const info = tensors.get(name);
     if (!info) return undefined;
     const { dtype, shape, offset, elements } = info;
     if (!dtypes.includes(dtype) || (dimensions !== undefined && shape.length !== dimensions)) {
       refuse(
-        action,
+        ACTION,
         `${name} must be ${dtypes.join(" or ")}${dimensions ? ` with ${dimensions} dimensions` : ""}`,
         `it is ${dtype} [${shape.join(", ")}]`,
       );
     }
     return { dtype, shape, raw: bytes.slice(offset, offset + elements * BYTES[dtype]).buffer };
   };
-  const centroids = read("centroids", ["F32"], 5), phi = read("phi", ["F32"], undefined);
-  const floats = (tensor: ReturnType<typeof read>) => tensor && new Float32Array(tensor.raw);
-  if (metadata.format === FORMAT) {
-    const codes = read("codes", ["U8"], 4), keys = read("keys", ["F32"], 4);
-    let config: Partial<PqConfig>;
-    try {
-      config = JSON.parse(metadata.config);
-    } catch (error) {
-      throw new SafetensorsError(`Cannot ${action} as its config must be JSON: ${(error as Error).message}`);
-    }
-    const initOffset = metadata.initOffset === undefined ? undefined : Number(metadata.initOffset);
-    return {
-      config,
-      tokens: Number(metadata.tokens),
-      initOffset,
-      centroids: floats(centroids),
-      phi: floats(phi),
-      codes: codes && new Uint8Array(codes.raw),
-      keys: floats(keys),
-      codesLayout: "bhmn",
-    };
+  if (metadata.format === FORMAT) return readOwn(metadata, read);
+  if (metadata.format?.startsWith?.("pq-indexer")) {
+    refuse(ACTION, `its format must be ${FORMAT}`, `it is ${metadata.format}`);
   }
   // The PyTorch original: centroids [b, h_kv, M, C, d], codes [b, n, h_kv, M]; what else there is to know, the caller says.
+  const centroids = read("centroids", ["F32"], 5), phi = read("phi", ["F32"]);
   const codes = read("codes", ["I64", "I32", "U8"], 4);
   if (!centroids || !codes) {
     const names = [...tensors.keys()].join(", ") || "nothing";
-    refuse(action, "there must be centroids and codes, or what save() wrote", `the file holds ${names}`);
+    refuse(ACTION, "there must be centroids and codes, or what save() wrote", `the file holds ${names}`);
   }
-  const [batch, kvHeads, subvectors, count, width] = centroids.shape;
+  const [batch, kvHeads, subvectors, nCentroids, width] = centroids.shape;
   const [b, n, h, m] = codes.shape;
   if (b !== batch || h !== kvHeads || m !== subvectors) {
     refuse(
-      action,
+      ACTION,
       "codes [b, n, h_kv, M] must fit centroids [b, h_kv, M, C, d]",
       `they are [${codes.shape.join(", ")}] and [${centroids.shape.join(", ")}]`,
     );
@@ -141,7 +232,7 @@ export function decodeState(bytes: Uint8Array): ReadState {
       batch,
       kvHeads,
       subvectors,
-      bits: Math.log2(count),
+      bits: Math.log2(nCentroids),
       headWidth: subvectors * (width - (phi ? 1 : 0)),
       metric: phi ? "ip" : "euclidean",
     },

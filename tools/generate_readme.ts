@@ -6,7 +6,7 @@
  */
 
 import { wrap } from "../experiments/cli.ts";
-import { committedPeers, committedResults, markdown, markdownTable, source } from "../bench/report.ts";
+import { committedPeers, markdown, markdownTable, newestGpuResults, source } from "../bench/report.ts";
 import type { PeerReport } from "../bench/peers/peers.ts";
 import { resolveConfig } from "../indexer/config.ts";
 import { DEFAULT_DEVICE, planStep } from "../indexer/pipelines/plan.ts";
@@ -82,8 +82,7 @@ export async function generateReadme(readme: string): Promise<string> {
     return [pipeline.id, pipeline.title, pipeline.change, dispatches > 0 ? String(dispatches) : "–"];
   });
   const iterations = markdown([["id", "iteration", "what changes", "dispatches"], ...rows]);
-  const newest = (await committedResults()).findLast(({ report }) => !report.provenance.software);
-  if (!newest) throw new Error("Cannot write the table of results as bench/results/ holds none of a GPU");
+  const newest = await newestGpuResults();
   const results = `${markdownTable(newest.report)}\n\n${
     wrap(`${source(newest)}; \`bench/results/${newest.name}\``, 120)
   }`;

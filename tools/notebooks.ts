@@ -4,13 +4,11 @@
  *
  *     deno run -A tools/notebooks.ts open | run | check [--small] [--only NAME]
  *
- * `run --small` executes at reduced size and writes nothing; `check` type-checks the cells.
- *
  * @module
  */
 
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "@std/cli/parse-args";
+import { type Command, runCommand, UsageError } from "../experiments/cli.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const FOLDER = `${ROOT}notebooks/`;
@@ -19,9 +17,6 @@ const VENV = `${ROOT}.venv`;
 const PACKAGES = ["jupyterlab==4.6.6", "nbclient==0.11.0"];
 /** Changes when the environment must be made anew. */
 const STAMP = `${VENV}/pq-indexer.txt`;
-
-/** A failure that needs no stack. */
-class SetupError extends Error {}
 
 async function run(program: string, args: readonly string[], quiet = true): Promise<boolean> {
   try {
@@ -40,8 +35,11 @@ async function run(program: string, args: readonly string[], quiet = true): Prom
 
 /** Makes `.venv/` with JupyterLab and the Deno kernel, unless it is there. */
 export async function setup(): Promise<void> {
-  const wanted = PACKAGES.join("\n");
-  if (await Deno.readTextFile(STAMP).catch(() => "") !== wanted) {
+  // Scripts in an environment hold its path, so one that was moved is made anew.
+  const wanted = [VENV, ...PACKAGES].join("\n");
+  const isThere = await Deno.readTextFile(STAMP).catch(() => "") === wanted;
+  if (!isThere || !await run(`${VENV}/bin/jupyter`, ["--version"])) {
+    await Deno.remove(VENV, { recursive: true }).catch(() => {});
     console.error(`setup: making .venv with ${PACKAGES.join(" and ")} (about half a minute) …`);
     const make = ["-m", "venv", VENV];
     if (!await run("python3", make)) {
@@ -50,14 +48,14 @@ export async function setup(): Promise<void> {
       if (
         !canInstall || !await run("apt-get", ["install", "-y", "-qq", "python3-venv"]) || !await run("python3", make)
       ) {
-        throw new SetupError(
+        throw new Error(
           "Cannot make a Python environment as python3 with venv must be there: install it, on Debian and Ubuntu with " +
             "`sudo apt-get install -y python3-venv`",
         );
       }
     }
     if (!await run(`${VENV}/bin/pip`, ["install", "--quiet", ...PACKAGES])) {
-      throw new SetupError(`Cannot install ${PACKAGES.join(" ")} with pip: its output is above`);
+      throw new Error(`Cannot install ${PACKAGES.join(" ")} with pip: its output is above`);
     }
     await Deno.writeTextFile(STAMP, wanted);
   }
@@ -82,7 +80,7 @@ export async function setup(): Promise<void> {
 /** Names of the notebooks, in order. */
 export async function notebookNames(): Promise<string[]> {
   const names: string[] = [];
-  for await (const { name } of Deno.readDir(FOLDER)) if (name.endsWith(".ipynb")) names.push(name);
+  for await (const { name } of Deno.readDir(FOLDER)) if (/^[^_].*\.ipynb$/.test(name)) names.push(name);
   return names.sort();
 }
 
@@ -128,32 +126,35 @@ async function open(): Promise<boolean> {
   return (await new Deno.Command(`${VENV}/bin/jupyter`, { args }).spawn().status).success;
 }
 
+const COMMAND: Command = {
+  name: "notebooks:run",
+  summary:
+    "Executes the notebooks by the real kernel and replaces their outputs. (deno task notebooks opens them instead.)",
+  flags: {
+    small: { value: "", help: "at reduced size, and leave the files as they are" },
+    only: { value: "NAME", help: "only notebooks whose name contains this: 03" },
+  },
+  positional: "run | open | check (given by the tasks; check: types of the cells)",
+};
+
 if (import.meta.main) {
-  const usage = "usage: deno task notebooks | deno task notebooks:run [--small] [--only NAME]";
-  const args = parseArgs(Deno.args, { boolean: ["small", "help"], string: ["only"] });
-  const [command] = args._;
-  if (args.help) {
-    console.log(usage);
-    Deno.exit(0);
-  }
-  const all = await notebookNames();
-  const names = all.filter((name) => args.only === undefined || name.includes(args.only));
-  if (names.length === 0 || !["open", "run", "check"].includes(String(command))) {
-    console.error(
-      names.length === 0 ? `error: Cannot find ${args.only} as the notebooks are ${all.join(", ")}` : usage,
-    );
-    Deno.exit(2);
-  }
-  try {
+  await runCommand(COMMAND, async (args) => {
+    const [command, ...more] = args.positional, only = args.text("only");
+    if (more.length > 0 || !["open", "run", "check"].includes(command)) {
+      throw new UsageError(`Cannot understand ${[command, ...more].join(" ")} as it must be one of open, run, check`);
+    }
+    if (command === "open" && (only !== undefined || args.has("small"))) {
+      throw new UsageError(
+        "Cannot open some of the notebooks, or small ones, as JupyterLab shows the folder: leave the flags out",
+      );
+    }
+    const all = await notebookNames(), names = all.filter((name) => only === undefined || name.includes(only));
+    if (names.length === 0) throw new UsageError(`Cannot find ${only} as the notebooks are ${all.join(", ")}`);
     const done = command === "open"
       ? await open()
       : command === "run"
-      ? await execute(names, args.small)
+      ? await execute(names, args.has("small"))
       : await check(names);
-    Deno.exit(done ? 0 : 1);
-  } catch (error) {
-    if (!(error instanceof SetupError)) throw error;
-    console.error(`error: ${error.message}`);
-    Deno.exit(1);
-  }
+    return done ? 0 : 1;
+  });
 }

@@ -19,6 +19,8 @@ const CHECKS: Readonly<Record<string, readonly string[]>> = {
   "doc lint": ["doc", "--lint", "mod.ts"],
   test: ["test", "-A", "--quiet", "tests/"],
   "test, no GPU": ["test", "-A", "--quiet", "tests/"],
+  "fmt of charts": ["fmt", "--check", "--config", "notebooks/deno.json", "experiments/charts/", "notebooks/"],
+  "lint of charts": ["lint", "--quiet", "--config", "notebooks/deno.json", "experiments/charts/", "notebooks/"],
   charts: ["test", "-A", "--quiet", "--config", "notebooks/deno.json", "experiments/charts/"],
   "notebook cells": ["run", "-A", "tools/notebooks.ts", "check"],
   notebooks: ["run", "-A", "tools/notebooks.ts", "run", "--small"],
@@ -29,7 +31,18 @@ const CHECKS: Readonly<Record<string, readonly string[]>> = {
   publish: ["publish", "--dry-run", "--allow-dirty"],
 };
 
-const args = parseArgs(Deno.args, { string: ["skip"] });
+const args = parseArgs(Deno.args, {
+  string: ["skip"],
+  boolean: ["help"],
+  unknown: (arg) => {
+    console.error(`error: Cannot understand ${arg} as the flags are --skip and --help`);
+    Deno.exit(2);
+  },
+});
+if (args.help) {
+  console.log(`Runs every check.\n\nUsage: deno task ok [--skip NAME]\n\nChecks: ${Object.keys(CHECKS).join(", ")}`);
+  Deno.exit(0);
+}
 if (args.skip !== undefined && !(args.skip in CHECKS)) {
   console.error(`error: Cannot skip ${args.skip} as the checks are ${Object.keys(CHECKS).join(", ")}`);
   Deno.exit(2);

@@ -5,12 +5,14 @@ With --write a notebook's outputs are replaced, without what changes from run to
 
 import re
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from jupyter_client.kernelspec import NoSuchKernel
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS_PER_CELL = 600
@@ -31,7 +33,8 @@ def clean(notebook: nbformat.NotebookNode) -> None:
 
 def machine_paths(notebook: nbformat.NotebookNode) -> list[str]:
     """Outputs that name folders of this machine."""
-    private = re.compile("|".join(re.escape(str(folder)) for folder in {ROOT, Path.home()} if str(folder) != "/"))
+    folders = {ROOT, Path.home(), Path(tempfile.gettempdir())}
+    private = re.compile("|".join(["file://"] + [re.escape(f"{folder}/") for folder in folders if str(folder) != "/"]))
     return [text for cell in notebook.cells for output in cell.get("outputs", []) if private.search(text := str(output))]
 
 
@@ -44,7 +47,9 @@ def execute(path: Path, write: bool) -> bool:
         nonlocal done
         done += cell.cell_type == "code"
         if sys.stderr.isatty():
-            print(f"\r{path.stem}: cell {done} of {len(code)}", end="", file=sys.stderr, flush=True)
+            left = (time.monotonic() - begin) * (len(code) - done + 1) / max(done - 1, 1)
+            about = f", about {left:.0f} s left" if done > 1 else ""
+            print(f"\r\x1b[2K{path.stem}: cell {done} of {len(code)}{about}", end="", file=sys.stderr, flush=True)
 
     begin = time.monotonic()
     client = NotebookClient(
@@ -56,8 +61,8 @@ def execute(path: Path, write: bool) -> bool:
     )
     try:
         client.execute()
-    except CellExecutionError as error:
-        print(f"\n✗ {path.stem}: cell {done} of {len(code)} failed\n{error}", file=sys.stderr)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError, NoSuchKernel) as error:
+        print(f"\n✗ {path.stem}: cell {done} of {len(code)} failed ({type(error).__name__})\n{error}", file=sys.stderr)
         return False
     clean(notebook)
     found = machine_paths(notebook)
@@ -66,7 +71,7 @@ def execute(path: Path, write: bool) -> bool:
         return False
     if write:
         nbformat.write(notebook, path)
-    clear = "\r" if sys.stderr.isatty() else ""
+    clear = "\r\x1b[2K" if sys.stderr.isatty() else ""
     print(f"{clear}✓ {path.stem}: {len(code)} cells, {time.monotonic() - begin:.1f} s", file=sys.stderr)
     return True
 

@@ -207,7 +207,12 @@ export function curves(heading: Heading, points: readonly CurvePoint[], x: Axis,
     width: 460,
     height: 300,
     data: { values: [...points] },
-    mark: { type: "line", point: points.length < 200 ? { size: 50, filled: true } : false, strokeWidth: 2, tooltip: true },
+    mark: {
+      type: "line",
+      point: points.length < 200 ? { size: 50, filled: true } : false,
+      strokeWidth: 2,
+      tooltip: true,
+    },
     encoding: {
       x: {
         field: "x",
@@ -305,7 +310,7 @@ export interface RooflinePoint {
   readonly us: number;
 }
 
-/** Time over bytes moved, with the line that no step can be below: the bytes at copy speed after an empty pass. */
+/** Time over bytes accessed, with the line that no step can be below: the bytes at copy speed after an empty pass. */
 export function roofline(
   heading: Heading,
   points: readonly RooflinePoint[],
@@ -317,7 +322,12 @@ export function roofline(
     const at = low * (high / low) ** (k / 39);
     return { mb: at / 1e6, us: emptyPassUs + at / copyGBs / 1e3 };
   });
-  const x = { field: "mb", type: "quantitative", title: "MB moved by the kernels", scale: { type: "log", nice: false } } as const;
+  const x = {
+    field: "mb",
+    type: "quantitative",
+    title: "MB accessed by the kernels",
+    scale: { type: "log", nice: false },
+  } as const;
   const y = { field: "us", type: "quantitative", title: "µs per step", scale: { type: "log", nice: false } } as const;
   return typed({
     $schema: SCHEMA,

@@ -61,7 +61,9 @@ if (import.meta.main) {
       rows.push({ trainedOn, tokens: prompt, quality: all });
     }
     progress.done();
-    console.log(`${setup.input}: M ${subvectors}, ${bits} bits, K ${heavySize}; the last ${setup.steps} of ${setup.capture.tokens} tokens\n`);
+    console.log(
+      `${setup.input}: M ${subvectors}, ${bits} bits, K ${heavySize}; the last ${setup.steps} of ${setup.capture.tokens} tokens\n`,
+    );
     const line = (cells: readonly string[]) => cells.map((cell, ix) => cell.padStart([12, 12, 12, 12][ix])).join("");
     console.log(bold(line(["trained on", "recall", "mass kept", "recovered"])));
     for (const { trainedOn, quality } of rows) {
@@ -76,7 +78,10 @@ if (import.meta.main) {
         { x: trainedOn, y: quality.recovered, line: "frozen: trained on the first T keys" },
         { x: trainedOn, y: refreshed.recovered, line: "refreshed: trained on all" },
       ]);
-      const heading = { title: "A codebook of the first keys", subtitle: [`${setup.input}, M ${subvectors}, ${bits} bits, K ${heavySize}`] };
+      const heading = {
+        title: "A codebook of the first keys",
+        subtitle: [`${setup.input}, M ${subvectors}, ${bits} bits, K ${heavySize}`],
+      };
       const x = { title: "T, keys that it was trained on", log: true, format: "~s" };
       await Deno.writeTextFile(
         out,

@@ -68,8 +68,15 @@ if (import.meta.main) {
     await writeRows(args, setup, rows);
     const out = args.text("out");
     if (out) {
-      const points = rows.map(({ metric, subvectors, quality }) => ({ x: subvectors, y: quality.recovered, line: metric }));
-      const heading = { title: "Euclidean codes against codes for inner products", subtitle: [`${setup.input}, ${bits} bits, K ${heavySize}`] };
+      const points = rows.map(({ metric, subvectors, quality }) => ({
+        x: subvectors,
+        y: quality.recovered,
+        line: metric,
+      }));
+      const heading = {
+        title: "Euclidean codes against codes for inner products",
+        subtitle: [`${setup.input}, ${bits} bits, K ${heavySize}`],
+      };
       const x = { title: "M, subvectors", log: true };
       await Deno.writeTextFile(
         out,

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { type Measured, measure, pipelines, published } from "../lab.ts";
+import { measure, type Measured, pipelines, published } from "../lab.ts";
 import { diffLines } from "diff";
 import type { TopLevelSpec } from "vega-lite";
 import { bars, renderSvg } from "./charts.ts";
@@ -50,8 +50,13 @@ export async function showDiff(from: string, to: string, context = 2): Promise<v
   });
   const escape = (text: string) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
   // Half transparent, so that it reads on light and dark.
-  const style = { "+": "background:rgba(0,158,115,.25)", "-": "background:rgba(213,94,0,.25)" } as Record<string, string>;
-  const html = lines.map((line) => style[line[0]] ? `<span style="${style[line[0]]}">${escape(line)}</span>` : escape(line));
+  const style = { "+": "background:rgba(0,158,115,.25)", "-": "background:rgba(213,94,0,.25)" } as Record<
+    string,
+    string
+  >;
+  const html = lines.map((line) =>
+    style[line[0]] ? `<span style="${style[line[0]]}">${escape(line)}</span>` : escape(line)
+  );
   await Deno.jupyter.display({
     "text/html": `<pre style="font-family:monospace;font-size:12px;line-height:1.35">${html.join("\n")}</pre>`,
     "text/plain": lines.join("\n"),
@@ -77,7 +82,7 @@ export async function compare(here: string, ...ids: readonly string[]) {
   const own = await measure(pipelines(...ids)), all = await published();
   const rows = all.rows.filter(({ id }) => ids.includes(id));
   await table([
-    ["iteration", "dispatches", "µs here", `µs on ${all.adapter}`, "MB moved", "verified"],
+    ["iteration", "dispatches", "µs here", `µs on ${all.adapter}`, "MB accessed", "verified"],
     ...own.map(({ id, title, dispatches, us, bytesMoved, problem }) => [
       `${id} ${title}`,
       dispatches,

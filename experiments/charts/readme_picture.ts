@@ -1,11 +1,12 @@
 /**
  * Draws the README's picture from committed results: every iteration at the seed configuration, beside PyTorch and Triton
- * on the same GPU. `deno task picture`; with `--check` it writes nothing and exits 1 if the picture is stale.
+ * on the same GPU. `deno task picture`.
  *
  * @module
  */
 
-import { committedPeers, committedResults } from "../../bench/report.ts";
+import { committedPeers, newestGpuResults } from "../../bench/report.ts";
+import { type Command, runCommand, UsageError } from "../cli.ts";
 import { SEED_WORKLOAD } from "../inputs/workload.ts";
 import { bars, renderSvg } from "./charts.ts";
 
@@ -13,9 +14,14 @@ const PICTURE = new URL("iterations.svg", import.meta.url);
 
 /** The picture as SVG. */
 export async function picture(): Promise<string> {
-  const { report } = (await committedResults()).findLast(({ report }) => !report.provenance.software)!;
+  const { report } = await newestGpuResults();
   const seed = report.rows.filter((row) => row.factor === "N" && row.value === SEED_WORKLOAD.tokens && row.gpuUs);
-  const peers = (await committedPeers()).findLast(({ report }) => report.rows.some(({ peer }) => peer.includes("triton")))!;
+  const peers = (await committedPeers()).findLast(({ report }) =>
+    report.rows.some(({ peer }) => peer.includes("triton"))
+  );
+  if (!peers) {
+    throw new UsageError("Cannot draw peers as bench/results/peers/ holds no run with Triton: deno task bench:peers");
+  }
   const theirs = peers.report.rows.filter(({ peer, gpuUs, tokens }) =>
     /torch|triton/.test(peer) && gpuUs !== null && tokens === SEED_WORKLOAD.tokens
   );
@@ -45,15 +51,25 @@ export async function picture(): Promise<string> {
   ));
 }
 
+const COMMAND: Command = {
+  name: "picture",
+  summary: "Draws the README's picture from committed results.",
+  flags: { check: { value: "", help: "write nothing, and exit 1 if the picture is stale" } },
+};
+
 if (import.meta.main) {
-  const fresh = await picture(), old = await Deno.readTextFile(PICTURE).catch(() => "");
-  if (fresh === old) {
-    console.error("iterations.svg is fresh");
-  } else if (Deno.args.includes("--check")) {
-    console.error("experiments/charts/iterations.svg is stale: run `deno task picture`");
-    Deno.exit(1);
-  } else {
+  await runCommand(COMMAND, async (args) => {
+    const fresh = await picture(), old = await Deno.readTextFile(PICTURE).catch(() => "");
+    if (fresh === old) {
+      console.error("iterations.svg is fresh");
+      return 0;
+    }
+    if (args.has("check")) {
+      console.error("experiments/charts/iterations.svg is stale: run `deno task picture`");
+      return 1;
+    }
     await Deno.writeTextFile(PICTURE, fresh);
     console.error("experiments/charts/iterations.svg written");
-  }
+    return 0;
+  });
 }

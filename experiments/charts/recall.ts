@@ -20,7 +20,9 @@ const COMMAND: Command = {
 if (import.meta.main) {
   await runCommand(COMMAND, async (args) => {
     const { setup, rows } = await runGrid(args, false);
-    console.log(`${setup.input}: ${setup.steps} steps, sink ${setup.sinkSize}, window ${setup.windowSize}; means of all lists\n`);
+    console.log(
+      `${setup.input}: ${setup.steps} steps, sink ${setup.sinkSize}, window ${setup.windowSize}; means of all lists\n`,
+    );
     const line = (cells: readonly (string | number)[]) =>
       cells.map((cell, ix) => String(cell).padStart([3, 6, 6, 10, 10, 12, 12, 12][ix])).join("");
     console.log(bold(line(["M", "bits", "K", "bits/key", "recall", "mass kept", "most", "recovered"])));
@@ -41,7 +43,10 @@ if (import.meta.main) {
         y: quality.recovered,
         line: `M ${subvectors}, K ${heavySize}`,
       })).filter(({ y }) => !Number.isNaN(y));
-      const heading = { title: "Attention recovered of what heavy tokens can add", subtitle: [`${setup.input}, ${setup.steps} steps`] };
+      const heading = {
+        title: "Attention recovered of what heavy tokens can add",
+        subtitle: [`${setup.input}, ${setup.steps} steps`],
+      };
       const x = { title: "bits per key and KV head", log: true }, y = { title: "share", format: ".0%" };
       await Deno.writeTextFile(out, await renderSvg(curves(heading, points, x, y)));
       console.log(`written: ${out}`);

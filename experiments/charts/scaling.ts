@@ -5,9 +5,9 @@
  * @module
  */
 
-import { committedResults, readResults, type ResultFile, source } from "../../bench/report.ts";
+import { newestGpuResults, readResults, type ResultFile, source } from "../../bench/report.ts";
 import { SEED_WORKLOAD } from "../inputs/workload.ts";
-import { bold, type Command, runCommand, UsageError } from "../cli.ts";
+import { bold, type Command, runCommand, UsageError, wrap } from "../cli.ts";
 import { type LinePanel, linePanels, renderSvg } from "./charts.ts";
 
 const COMMAND: Command = {
@@ -63,20 +63,16 @@ function print({ lines, panels }: ReturnType<typeof panelsOf>): void {
 if (import.meta.main) {
   await runCommand(COMMAND, async (args) => {
     if (args.positional.length > 1) throw new UsageError("Cannot draw several files as a picture never mixes adapters");
-    const file = args.positional.length === 1
-      ? await readResults(args.positional[0])
-      : (await committedResults()).at(-1);
-    if (!file) {
-      throw new UsageError(
-        "Cannot draw as bench/results/ holds no results: run deno task bench --full --json FILE first",
-      );
-    }
+    const file = args.positional.length === 1 ? await readResults(args.positional[0]) : await newestGpuResults();
     const wall = args.has("wall");
     const drawn = panelsOf(file, wall);
     if (drawn.panels.length === 0) {
       throw new UsageError(`Cannot draw ${file.name} as no factor in it has two values: run deno task bench --full`);
     }
-    console.log(`${bold(file.name)}: ${source(file)}; ${wall ? "wall" : "GPU"} time of a step, medians, µs\n`);
+    console.log(bold(file.name));
+    console.log(wrap(`${source(file)}; ${wall ? "wall" : "GPU"} time of a step, medians, µs`, 100));
+    if (file.report.note) console.log(wrap(`Note: ${file.report.note}`, 100));
+    console.log();
     print(drawn);
     const title = `${wall ? "Wall" : "GPU"} time of one step on ${file.report.provenance.adapter}`;
     const subtitle = [

@@ -281,7 +281,7 @@ for (const { id, runsOn } of runnable) {
         [() => index.append(keys(2, 1), { tokens: 3 }), RangeError, "(3 times)"],
         [() => index.append(wrongType), TypeError, "must be a Float32Array or a GPU buffer: it is of class Array"],
         [() => index.select(undefined!), TypeError, "it is undefined"],
-        [() => index.train(), RangeError, "an index is trained once"],
+        [() => index.train(), RangeError, "there must be none yet"],
         [() => index.reserve(-1), RangeError, "tokens is -1"],
         [
           () => index.step(query, keys(1, 3), { row: 1 } as never),

@@ -190,6 +190,8 @@ gpuTest("retrain: keys on the GPU", async (gpu) => {
   using buffer = await gpu.upload("keys", keys(120, 1));
   using index = await PqIndexer.create({ ...OPTIONS, device: gpu.device, codebook });
   await index.append(keys(120, 1));
+  using longer = await gpu.upload("keys", keys(150, 1));
+  await assertRejects(() => index.retrain(longer.buffer), RangeError, "the buffer has 28800");
   await index.retrain(buffer.buffer);
   using fresh = await PqIndexer.create({ ...OPTIONS, device: gpu.device });
   await fresh.train(keys(120, 1));
@@ -198,7 +200,7 @@ gpuTest("retrain: keys on the GPU", async (gpu) => {
 
 each("save and load: goes on to the bit, before and after there is a codebook", async (pipeline) => {
   for (const metric of ["euclidean", "ip"] as const) {
-    const options = { ...OPTIONS, metric, pipeline };
+    const options = { ...OPTIONS, metric, pipeline, seed: 7, iterations: 3 };
     using index = await PqIndexer.create(options);
     await index.append(keys(33, 1));
     using early = await PqIndexer.load(await index.save(), { pipeline, weights: true });
@@ -282,7 +284,27 @@ Deno.test("load: refuses states that are broken, of another shape or dtype, or d
     bytes.set(new TextEncoder().encode(to), at);
     return bytes;
   };
-  await refused(edited('"tokens":"60"', '"tokens":"61"'), "codes must cover tokens");
+  await refused(edited('"tokens":"60"', '"tokens":"61"'), "codes must be [2, 2, 3, 56]");
+  await refused(edited('"tokens":"60"', '"tokens":"x0"'), "its tokens must be an integer");
+  await refused(edited("pq-indexer 1", "pq-indexer 2"), "its format must be pq-indexer 1");
+  await refused(good, "Cannot load an index as its options are", { hevySize: 3 } as object);
+  const own = (config: unknown, tensors: Parameters<typeof encodeSafetensors>[0], tokens = "60", initOffset = "5") =>
+    encodeSafetensors(tensors, { format: "pq-indexer 1", config: JSON.stringify(config), tokens, initOffset });
+  const { initOffset: _, weights: __, ...config } = OPTIONS;
+  const codes = tensor("U8", [2, 2, 3, 55]), allKeys = tensor("F32", [2, 2, 60, 12]);
+  await refused(own(null, { centroids, codes }), "config must be an object: null");
+  await refused(own({ ...config, pipeline: "cpu" }, { centroids, codes }), "it also has pipeline");
+  await refused(own({ ...config, headWidth: 13 }, { centroids, codes }), "D must be divisible by M");
+  await refused(own(config, {}), "it must hold centroids,codes, or keys: it holds none");
+  await refused(own(config, { codes }), "it holds codes");
+  await refused(own(config, { centroids, codes, keys: allKeys }), "it holds centroids,codes,keys");
+  await refused(own({ ...config, metric: "ip" }, { centroids, codes }), "it must hold centroids,phi,codes");
+  await refused(own(config, { keys: tensor("F32", [2, 2, 60, 12]) }, "7"), "keys must be [2, 2, 7, 12]");
+  await refused(own(config, { keys: tensor("F32", [2, 1, 60, 24]) }), "keys must be [2, 2, 60, 12]");
+  await refused(own(config, { centroids: tensor("F32", [2, 2, 6, 4, 4]), codes }), "centroids must be [2, 2, 3, 8, 4]");
+  assertEquals((await PqIndexer.load(own(config, { centroids, codes }), { pipeline: "e00" })).tokens, 60);
+  const unset = { pipeline: "e00", sinkSize: undefined, kvHeads: undefined };
+  assertEquals((await PqIndexer.load(good, unset)).config, index.config);
   await refused(edited('{\\"batch\\":2', '[\\"batch\\":2'), "config must be JSON");
   assertEquals((await PqIndexer.load(good, { pipeline: "e00" })).tokens, 60);
 });
