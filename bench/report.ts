@@ -163,7 +163,7 @@ export function markdownTable(report: BenchReport): string {
 
 /** A Markdown table with aligned columns. */
 export function markdown(table: readonly (readonly string[])[]): string {
-  const widths = table[0].map((_, column) => Math.max(3, ...table.map((row) => row[column].length)));
+  const widths = table[0].map((_, column) => Math.max(...table.map((row) => row[column].length)));
   const row = (cells: readonly string[]) => `| ${cells.map((cell, ix) => cell.padEnd(widths[ix])).join(" | ")} |`;
   return [row(table[0]), row(widths.map((width) => "-".repeat(width))), ...table.slice(1).map(row)].join("\n");
 }

@@ -6,6 +6,7 @@
  */
 
 import { wrap } from "../experiments/cli.ts";
+import { type GridRow, percent } from "../experiments/quality_runs.ts";
 import { committedPeers, markdown, markdownTable, newestGpuResults, source } from "../bench/report.ts";
 import type { PeerReport } from "../bench/peers/peers.ts";
 import { resolveConfig } from "../indexer/config.ts";
@@ -13,10 +14,12 @@ import { DEFAULT_DEVICE, planStep } from "../indexer/pipelines/plan.ts";
 import { PIPELINES } from "../indexer/pipelines/mod.ts";
 
 const README = new URL("../README.md", import.meta.url);
+const QUALITY = new URL("../experiments/results/recall.json", import.meta.url);
 const MARKS = {
   iterations: ["<!-- iterations: deno task generate -->", "<!-- /iterations -->"],
   results: ["<!-- results: deno task generate -->", "<!-- /results -->"],
   peers: ["<!-- peers: deno task generate -->", "<!-- /peers -->"],
+  quality: ["<!-- quality: deno task generate -->", "<!-- /quality -->"],
 } as const;
 
 /** A Markdown text with what lies between two marks replaced. */
@@ -74,6 +77,37 @@ async function peersTable(): Promise<string> {
   return `${markdown([head, ...body])}\n\n${wrap(from, 120)}`;
 }
 
+/** What selections keep of the bundled capture's attention, from the committed run of `deno task recall`. */
+async function qualityTable(): Promise<string> {
+  const { rows, provenance } = JSON.parse(await Deno.readTextFile(QUALITY)) as {
+    readonly rows: readonly GridRow[];
+    readonly provenance: {
+      readonly input: string;
+      readonly capture: { readonly steps: number };
+      readonly date: string;
+    };
+  };
+  const body = rows.filter(({ heavySize }) => heavySize === 128).map(({ subvectors, bits, bytesPerKey, quality }) => [
+    String(subvectors),
+    String(bits),
+    String(bytesPerKey),
+    percent(quality.recall),
+    percent(quality.listMass),
+    percent(quality.recovered),
+  ]);
+  const { windowMass, exactMass } = rows.find(({ heavySize }) => heavySize === 128)!.quality;
+  const head = ["M", "bits", "bytes per key and head", "recall of the exact top 128", "attention kept", "recovered"];
+  const from =
+    `Sink and window alone keep ${percent(windowMass)}, with the exact top 128 ${
+      percent(exactMass)
+    }; recovered is the ` +
+    `share of what lies between. ${provenance.capture.steps} steps of ${provenance.input}, ${
+      provenance.date.slice(0, 10)
+    }; ` +
+    "`experiments/results/recall.json`";
+  return `${markdown([head, ...body])}\n\n${wrap(from, 120)}`;
+}
+
 /** The README with fresh tables. */
 export async function generateReadme(readme: string): Promise<string> {
   const options = { config: resolveConfig({ heads: 32, headWidth: 128 }), device: GPU, weights: true, tokens: 32_000 };
@@ -87,7 +121,7 @@ export async function generateReadme(readme: string): Promise<string> {
     wrap(`${source(newest)}; \`bench/results/${newest.name}\``, 120)
   }`;
   const filled = fill(fill(readme, MARKS.iterations, iterations), MARKS.results, results);
-  return fill(filled, MARKS.peers, await peersTable());
+  return fill(fill(filled, MARKS.peers, await peersTable()), MARKS.quality, await qualityTable());
 }
 
 if (import.meta.main) {
