@@ -26,7 +26,7 @@ async function writeCopy(): Promise<void> {
 
 /** Starts JupyterLab; returns the address of the copy and how to stop it. */
 async function startLab(): Promise<{ url: string; stop: () => Promise<void> }> {
-  const token = crypto.randomUUID();
+  const token = crypto.randomUUID(), own = await Deno.makeTempDir({ prefix: "pq-indexer-" });
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr as Deno.NetAddr;
   listener.close();
@@ -41,7 +41,14 @@ async function startLab(): Promise<{ url: string; stop: () => Promise<void> }> {
       `--IdentityProvider.token=${token}`,
       "--LabApp.news_url=",
     ],
-    env: { NOTEBOOK_SIZE: "small", XDG_RUNTIME_DIR: "/tmp" },
+    env: {
+      NOTEBOOK_SIZE: "small",
+      XDG_RUNTIME_DIR: "/tmp",
+      // Nothing of the person's own: JupyterLab opens what was open before.
+      JUPYTER_CONFIG_DIR: own,
+      JUPYTERLAB_SETTINGS_DIR: own,
+      JUPYTERLAB_WORKSPACES_DIR: own,
+    },
     stdin: "null",
     stdout: "null",
     stderr: "null",
@@ -58,6 +65,7 @@ async function startLab(): Promise<{ url: string; stop: () => Promise<void> }> {
       lab.kill("SIGINT");
       lab.kill("SIGTERM");
       await lab.status;
+      await Deno.remove(own, { recursive: true });
     },
   };
 }

@@ -137,9 +137,11 @@ Deno.test({
   },
 });
 
-Deno.test("every task that the README names exists, and every iteration is in its table", () => {
+Deno.test("every task that README and CONTRIBUTING name exists, and every iteration is in its table", async () => {
   const named = [...readme.matchAll(/deno(?:@[\d.]+)? task ([a-z:]+)/g)].map((match) => match[1]);
   assert(named.includes("walkthrough") && named.includes("test"));
+  const contributing = await read("CONTRIBUTING.md");
+  named.push(...[...contributing.matchAll(/deno task ([a-z:]+)/g)].map((match) => match[1]));
   for (const task of named) assert(task in config.tasks, `${task} is a task`);
   for (const { id, title } of PIPELINES) {
     assert(new RegExp(`\\| ${id} +\\|.*${title}`).test(readme), `${id} is in the README`);
