@@ -16,7 +16,7 @@ import { planStep } from "../indexer/pipelines/plan.ts";
 import { defaultTuning } from "../indexer/pipelines/e07_tuned.ts";
 import { readTuning, shapeClass, type Tuning, type TuningEntry, type TuningFile } from "../indexer/tuning.ts";
 import { type ResolvedConfig } from "../indexer/config.ts";
-import { bold, type Command, dim, prepareOutput, Progress, runCommand, UsageError } from "./cli.ts";
+import { bold, type Command, dim, prepareOutput, Progress, runCommand, UsageError, wrap } from "./cli.ts";
 import { CONFIG_FLAGS, configFrom } from "./config_flags.ts";
 import { drawState, SEED_WORKLOAD, type Workload, type WorkloadState } from "./inputs/workload.ts";
 import { Bench } from "./measure.ts";
@@ -93,7 +93,7 @@ class Search {
         times.push(summarize(wall).median);
       } catch (error) {
         if (!(error instanceof RangeError)) throw error;
-        console.log(dim(`left out: ${label(tuning)}: ${error.message}`));
+        console.log(dim(wrap(`left out: ${label(tuning)}: ${error.message.replace(/: \{.*$/, "")}`, 100)));
         return undefined;
       }
     }
