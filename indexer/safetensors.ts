@@ -39,6 +39,7 @@ export interface TensorInfo {
 
 /** A safetensors file that is broken. */
 export class SafetensorsError extends Error {
+  /** "SafetensorsError" */
   override name = "SafetensorsError";
 }
 

@@ -83,7 +83,9 @@ Deno.test("the package holds every module of the published graph, and no test, c
   const packed = [...listing.matchAll(/(file:\S+) \(/g)].map((match) => match[1]);
   const { modules } = JSON.parse(await run("info", "--json", "--quiet", "mod.ts")) as { modules: ModuleInfo[] };
   for (const { specifier } of modules) assert(packed.includes(specifier), `${specifier} is not in publish.include`);
-  const strange = packed.filter((file) => /\/(tests|experiments|bench|tools|\.ci|notebooks)\/|\.safetensors/.test(file));
+  const strange = packed.filter((file) =>
+    /\/(tests|experiments|bench|tools|\.ci|notebooks)\/|\.safetensors/.test(file)
+  );
   assertEquals(strange, []);
 });
 
