@@ -6,7 +6,7 @@
 
 import { fileURLToPath } from "node:url";
 import type { GpuInfo } from "../kernels/gpu/device.ts";
-import { hostDriver } from "../kernels/gpu/host.ts";
+import { hostDriver, hostOutput } from "../kernels/gpu/host.ts";
 
 /** Provenance of a run. */
 export interface Provenance {
@@ -44,18 +44,8 @@ export async function provenance(info: GpuInfo | undefined): Promise<Provenance>
 
 async function commit(): Promise<string> {
   const cwd = fileURLToPath(new URL("..", import.meta.url));
-  const hash = await output("git", ["rev-parse", "--short=12", "HEAD"], cwd);
+  const hash = await hostOutput("git", ["-C", cwd, "rev-parse", "--short=12", "HEAD"]);
   if (!hash) return "unknown";
-  const changes = await output("git", ["status", "--porcelain", "--untracked-files=no"], cwd);
+  const changes = await hostOutput("git", ["-C", cwd, "status", "--porcelain", "--untracked-files=no"]);
   return changes === "" ? hash : `${hash}+changes`;
-}
-
-/** A program's trimmed output, or undefined if it is not there or fails. */
-async function output(program: string, args: string[], cwd: string): Promise<string | undefined> {
-  try {
-    const { success, stdout } = await new Deno.Command(program, { args, cwd, stderr: "null" }).output();
-    return success ? new TextDecoder().decode(stdout).trim() : undefined;
-  } catch {
-    return undefined;
-  }
 }

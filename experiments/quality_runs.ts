@@ -56,7 +56,7 @@ export function integersOf(args: Arguments, flag: string, least: number, most: n
 }
 
 /** Loads what the flags name. */
-export async function setupFrom(args: Arguments): Promise<QualitySetup> {
+async function setupFrom(args: Arguments): Promise<QualitySetup> {
   const sinkSize = args.integer("sink", 0, 2 ** 20), windowSize = args.integer("window", 0, 2 ** 20);
   const seed = args.integer("seed", 0, 2 ** 32 - 1), iterations = args.integer("iterations", 1, 1000);
   if (args.text("steps") !== undefined) args.integer("steps", 1, 2 ** 20);
@@ -142,23 +142,29 @@ export interface GridRow {
   readonly byHead: readonly Quality[];
 }
 
-/** @throws {UsageError} for a number of subvectors that does not divide the capture's width */
-export function checkSubvectors({ capture }: QualitySetup, all: readonly number[]): void {
-  const odd = all.find((subvectors) => capture.headWidth % subvectors !== 0);
+/** Makes sure that what is asked for can be written, and loads what is asked about; the progress is that of the run. */
+export async function beginRun(
+  args: Arguments,
+  subvectors: readonly number[],
+): Promise<{ setup: QualitySetup; progress: Progress }> {
+  for (const file of ["json", "out"]) await prepareOutput(args.text(file));
+  const progress = new Progress();
+  progress.phase("load the capture");
+  const setup = await setupFrom(args);
+  const odd = subvectors.find((each) => setup.capture.headWidth % each !== 0);
   if (odd !== undefined) {
-    throw new UsageError(`Cannot use --subvectors ${odd} as it must divide the capture's width, ${capture.headWidth}`);
+    throw new UsageError(
+      `Cannot use --subvectors ${odd} as it must divide the capture's width, ${setup.capture.headWidth}`,
+    );
   }
+  return { setup, progress };
 }
 
 /** Goes over M × bits × K; a codebook serves all K. */
 export async function runGrid(args: Arguments, withValues: boolean): Promise<{ setup: QualitySetup; rows: GridRow[] }> {
   const all = integersOf(args, "subvectors", 1, 4096), bits = integersOf(args, "bits", 1, 8);
   const heavies = integersOf(args, "heavy", 0, 4096);
-  for (const file of ["json", "out"]) await prepareOutput(args.text(file));
-  const progress = new Progress();
-  progress.phase("load the capture");
-  const setup = await setupFrom(args);
-  checkSubvectors(setup, all);
+  const { setup, progress } = await beginRun(args, all);
   const values = withValues ? await loadValues(setup.path, setup.capture) : undefined;
   const rows: GridRow[] = [];
   progress.phase("train and replay");

@@ -25,6 +25,7 @@ import type { Codebook } from "../indexer/reference.ts";
 import { listOf, type Selection, type SelectionData } from "../indexer/selection.ts";
 import { type Capture, keysOf, queryOf } from "./inputs/capture.ts";
 import { summarize, type Summary } from "./stats.ts";
+import { digest } from "./verify_steps.ts";
 
 /** What is replayed. */
 export interface ReplayCase {
@@ -167,7 +168,7 @@ async function verifiedRun(
     before = now;
     onLists(ix, nTokens, Array.from(data.lengths, (_, list) => listOf(data, list)));
   }
-  digests.push(await digestOfCodes(await index.readCodes()));
+  digests.push(await digest([await index.readCodes()]));
   return { check: joinChecks(checks), digests, wallUs };
 }
 
@@ -303,7 +304,7 @@ async function timedRun(test: ReplayCase, pipeline: Pipeline, codes: Uint8Array,
       if (step < test.steps - 1) await warmUp(index, gpu, inputs.query.buffer);
     }
   }
-  digests.push(await digestOfCodes(await index.readCodes()));
+  digests.push(await digest([await index.readCodes()]));
   return { dispatches, gpuUs, wallUs, digests };
 }
 
@@ -396,24 +397,5 @@ function digestOf(data: SelectionData): Promise<string> {
     data.lengths,
     (_, list) => data.weights?.subarray(list * data.weightStride, (list + 1) * data.weightStride) ?? new Float32Array(),
   );
-  return sha256([data.lengths, ...lists, ...weights]);
-}
-
-function digestOfCodes(codes: Uint8Array): Promise<string> {
-  return sha256([codes]);
-}
-
-/** SHA-256 of the bytes of all parts, in hex. */
-async function sha256(parts: readonly (Float32Array | Uint32Array | Uint8Array)[]): Promise<string> {
-  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.byteLength, 0));
-  let at = 0;
-  for (const part of parts) {
-    bytes.set(new Uint8Array(part.buffer, part.byteOffset, part.byteLength), at);
-    at += part.byteLength;
-  }
-  return Array.from(
-    new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)),
-    (byte) => byte.toString(16).padStart(2, "0"),
-  )
-    .join("");
+  return digest([data.lengths, ...lists, ...weights]);
 }

@@ -55,7 +55,7 @@ export async function verifySteps(
 }
 
 /** SHA-256 of all parts, each hashed by itself first, in hex. */
-async function digest(parts: readonly (Uint8Array | Uint32Array | Float32Array)[]): Promise<string> {
+export async function digest(parts: readonly (Uint8Array | Uint32Array | Float32Array)[]): Promise<string> {
   const each = parts.map(async (part) => {
     const { buffer, byteOffset, byteLength } = part;
     return new Uint8Array(

@@ -52,6 +52,22 @@ export interface PqConfig {
   readonly pooling?: Pooling;
 }
 
+/** The names of a config's options. */
+export const CONFIG_OPTIONS = [
+  "batch",
+  "heads",
+  "kvHeads",
+  "headWidth",
+  "subvectors",
+  "bits",
+  "metric",
+  "sinkSize",
+  "windowSize",
+  "heavySize",
+  "initOffset",
+  "pooling",
+] as const satisfies readonly (keyof PqConfig)[];
+
 /** A validated config with its defaults filled in. */
 export interface ResolvedConfig {
   /** The layer's shape. */

@@ -10,6 +10,7 @@ import { GpuOutOfMemoryError, GpuUnavailableError } from "../kernels/gpu/errors.
 import { centroidWidth, MAX_ROWS } from "../kernels/shape.ts";
 import {
   capacityFor,
+  CONFIG_OPTIONS,
   initOffsetAt,
   isShort,
   knowOptions,
@@ -101,18 +102,7 @@ export interface RecordOptions extends StepOptions {
 }
 
 const CREATE_OPTIONS = [
-  "batch",
-  "heads",
-  "kvHeads",
-  "headWidth",
-  "subvectors",
-  "bits",
-  "metric",
-  "sinkSize",
-  "windowSize",
-  "heavySize",
-  "initOffset",
-  "pooling",
+  ...CONFIG_OPTIONS,
   "pipeline",
   "device",
   "weights",
@@ -521,8 +511,9 @@ export class PqIndexer {
 
   /**
    * An index in a state that was saved, or in one of the PyTorch original: centroids f32 `[b, h_kv, M, C, d]` (d + 1 with
-   * `phi`), codes i64 `[b, n, h_kv, M]`; without `phi` they are taken for Euclidean ones. Options that the file does not have (heads and sizes of the original; pipeline,
-   * device, weights, capacity) are given here, and those given here win where results stay the same.
+   * `phi`), codes i64 `[b, n, h_kv, M]`; without `phi` they are taken for Euclidean ones. Options that the file does not
+   * have (heads and sizes of the original; pipeline, device, weights, capacity) are given here. Sizes of lists that are
+   * given here win over the state's; options that codes depend on must be the state's.
    *
    * @throws {SafetensorsError} for bytes that are no safetensors file
    * @throws {RangeError | TypeError} for a state of another shape or dtype, one that does not fit the options, or options

@@ -5,7 +5,7 @@
  */
 
 import { centroidWidth } from "../kernels/shape.ts";
-import { type PqConfig, refuse, resolveConfig, type ResolvedConfig } from "./config.ts";
+import { CONFIG_OPTIONS, type PqConfig, refuse, resolveConfig, type ResolvedConfig } from "./config.ts";
 import { BYTES, encodeSafetensors, headerBytes, LENGTH_BYTES, readHeader, SafetensorsError } from "./safetensors.ts";
 
 /** What an index is made of, beside its options. */
@@ -41,20 +41,8 @@ export interface ReadState extends Omit<IndexState, "codes" | "seed" | "iteratio
 const FORMAT = "pq-indexer 1";
 const ACTION = "load an index";
 
-/** Options that are part of a state. */
-const CONFIG_NAMES = [
-  "batch",
-  "heads",
-  "kvHeads",
-  "headWidth",
-  "subvectors",
-  "bits",
-  "metric",
-  "sinkSize",
-  "windowSize",
-  "heavySize",
-  "pooling",
-] as const satisfies readonly (keyof PqConfig)[];
+/** Options that are part of a state; the first coded token stands by itself, as it may be known later. */
+const STATE_OPTIONS = CONFIG_OPTIONS.filter((name) => name !== "initOffset");
 
 /** A state as the bytes of a safetensors file. */
 export function encodeState(config: ResolvedConfig, state: IndexState): Uint8Array {
@@ -116,9 +104,9 @@ function configOf(text: unknown): PqConfig {
   if (typeof config !== "object" || config === null || Array.isArray(config)) {
     refuse(ACTION, "its config must be an object", JSON.stringify(config));
   }
-  const known = new Set<string>(CONFIG_NAMES);
+  const known = new Set<string>(STATE_OPTIONS);
   const other = Object.keys(config).find((name) => !known.has(name));
-  if (other !== undefined) refuse(ACTION, `its config has ${CONFIG_NAMES.join(", ")}`, `it also has ${other}`);
+  if (other !== undefined) refuse(ACTION, `its config has ${STATE_OPTIONS.join(", ")}`, `it also has ${other}`);
   return config as PqConfig;
 }
 

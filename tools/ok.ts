@@ -5,7 +5,7 @@
  * @module
  */
 
-import { parseArgs } from "@std/cli/parse-args";
+import { type Command, runCommand, UsageError } from "../experiments/cli.ts";
 
 const FOLDERS = ["mod.ts", "kernels", "indexer", "experiments", "bench", "tools", "tests"];
 /** A backend that no Linux or macOS machine has: WebGPU then finds no adapter. */
@@ -31,46 +31,42 @@ const CHECKS: Readonly<Record<string, readonly string[]>> = {
   publish: ["publish", "--dry-run", "--allow-dirty"],
 };
 
-const args = parseArgs(Deno.args, {
-  string: ["skip"],
-  boolean: ["help"],
-  unknown: (arg) => {
-    console.error(`error: Cannot understand ${arg} as the flags are --skip and --help`);
-    Deno.exit(2);
-  },
-});
-if (args.help) {
-  console.log(`Runs every check.\n\nUsage: deno task ok [--skip NAME]\n\nChecks: ${Object.keys(CHECKS).join(", ")}`);
-  Deno.exit(0);
-}
-if (args.skip !== undefined && !(args.skip in CHECKS)) {
-  console.error(`error: Cannot skip ${args.skip} as the checks are ${Object.keys(CHECKS).join(", ")}`);
-  Deno.exit(2);
-}
-let passed = 0;
-const failed: string[] = [];
-for (const [name, command] of Object.entries(CHECKS)) {
-  if (name === args.skip) continue;
-  console.error(`${name} …`);
-  const begin = performance.now();
-  const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: [...command],
-    env: {
-      NODE_OPTIONS: "--no-warnings",
-      ...(name === "test, no GPU" ? NO_GPU : {}),
-      ...(name === "jupyterlab" ? { BROWSER_REQUIRED: "1" } : {}), // the check before it installs Chromium
-    },
-  }).output();
-  const seconds = ((performance.now() - begin) / 1000).toFixed(1);
-  console.log(`${success ? "✓" : "✗"} ${name.padEnd(14)} ${seconds.padStart(6)} s   deno ${command.join(" ")}`);
-  if (success) {
-    passed++;
-  } else {
-    failed.push(name);
-    Deno.stdout.writeSync(stdout);
-    Deno.stderr.writeSync(stderr);
+const COMMAND: Command = {
+  name: "ok",
+  summary: `Runs every check: ${Object.keys(CHECKS).join(", ")}.`,
+  flags: { skip: { value: "NAME", help: "leave one out" } },
+};
+
+await runCommand(COMMAND, async (args) => {
+  const skip = args.text("skip");
+  if (skip !== undefined && !(skip in CHECKS)) {
+    throw new UsageError(`Cannot skip ${skip} as the checks are ${Object.keys(CHECKS).join(", ")}`);
   }
-}
-if (failed.length > 0) console.log(`failed: ${failed.join(", ")}`);
-console.log(`gate: ${passed} passed, ${failed.length} failed`);
-Deno.exit(failed.length === 0 ? 0 : 1);
+  let passed = 0;
+  const failed: string[] = [];
+  for (const [name, command] of Object.entries(CHECKS)) {
+    if (name === skip) continue;
+    console.error(`${name} …`);
+    const begin = performance.now();
+    const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: [...command],
+      env: {
+        NODE_OPTIONS: "--no-warnings",
+        ...(name === "test, no GPU" ? NO_GPU : {}),
+        ...(name === "jupyterlab" ? { BROWSER_REQUIRED: "1" } : {}), // the check before it installs Chromium
+      },
+    }).output();
+    const seconds = ((performance.now() - begin) / 1000).toFixed(1);
+    console.log(`${success ? "✓" : "✗"} ${name.padEnd(14)} ${seconds.padStart(6)} s   deno ${command.join(" ")}`);
+    if (success) {
+      passed++;
+    } else {
+      failed.push(name);
+      Deno.stdout.writeSync(stdout);
+      Deno.stderr.writeSync(stderr);
+    }
+  }
+  if (failed.length > 0) console.log(`failed: ${failed.join(", ")}`);
+  console.log(`gate: ${passed} passed, ${failed.length} failed`);
+  return failed.length === 0 ? 0 : 1;
+});

@@ -354,6 +354,13 @@ export function roofline(
   });
 }
 
+/** Writes a picture where a command's `--out` asks for one, and says so. */
+export async function writeSvg(path: string | undefined, spec: TopLevelSpec): Promise<void> {
+  if (!path) return;
+  await Deno.writeTextFile(path, await renderSvg(spec));
+  console.log(`written: ${path}`);
+}
+
 /** Draws a specification. */
 export async function renderSvg(spec: TopLevelSpec): Promise<string> {
   const view = new vega.View(vega.parse(compile(spec).spec), { renderer: "none" });

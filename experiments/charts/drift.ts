@@ -5,20 +5,19 @@
  * @module
  */
 
-import { bold, type Command, prepareOutput, Progress, runCommand } from "../cli.ts";
+import { bold, type Command, runCommand } from "../cli.ts";
 import type { Quality } from "../quality.ts";
 import {
-  checkSubvectors,
+  beginRun,
   configFor,
   integersOf,
   measureQuality,
   percent,
   QUALITY_FLAGS,
-  setupFrom,
   trainOn,
   writeRows,
 } from "../quality_runs.ts";
-import { curves, renderSvg } from "./charts.ts";
+import { curves, writeSvg } from "./charts.ts";
 
 /** One codebook. */
 export interface DriftRow {
@@ -43,11 +42,7 @@ if (import.meta.main) {
   await runCommand(COMMAND, async (args) => {
     const subvectors = args.integer("subvectors", 1, 4096), bits = args.integer("bits", 1, 8);
     const [heavySize] = integersOf(args, "heavy", 1, 4096);
-    for (const file of ["json", "out"]) await prepareOutput(args.text(file));
-    const progress = new Progress();
-    progress.phase("load the capture");
-    const setup = await setupFrom(args);
-    checkSubvectors(setup, [subvectors]);
+    const { setup, progress } = await beginRun(args, [subvectors]);
     const config = configFor(setup, { subvectors, bits, heavySize });
     const prompt = setup.capture.tokens - setup.steps;
     // From the fewest that 2^bits centroids can be trained on; the last is the codebook that is refreshed.
@@ -71,24 +66,17 @@ if (import.meta.main) {
       console.log(line([trainedOn.toLocaleString("en"), ...shares]) + (trainedOn === prompt ? "  all: refreshed" : ""));
     }
     await writeRows(args, setup, rows);
-    const out = args.text("out");
-    if (out) {
-      const refreshed = rows.at(-1)!.quality;
-      const points = rows.flatMap(({ trainedOn, quality }) => [
-        { x: trainedOn, y: quality.recovered, line: "frozen: trained on the first T keys" },
-        { x: trainedOn, y: refreshed.recovered, line: "refreshed: trained on all" },
-      ]);
-      const heading = {
-        title: "A codebook of the first keys",
-        subtitle: [`${setup.input}, M ${subvectors}, ${bits} bits, K ${heavySize}`],
-      };
-      const x = { title: "T, keys that it was trained on", log: true, format: "~s" };
-      await Deno.writeTextFile(
-        out,
-        await renderSvg(curves(heading, points, x, { title: "attention recovered", format: ".0%" })),
-      );
-      console.log(`written: ${out}`);
-    }
+    const refreshed = rows.at(-1)!.quality;
+    const points = rows.flatMap(({ trainedOn, quality }) => [
+      { x: trainedOn, y: quality.recovered, line: "frozen: trained on the first T keys" },
+      { x: trainedOn, y: refreshed.recovered, line: "refreshed: trained on all" },
+    ]);
+    const heading = {
+      title: "A codebook of the first keys",
+      subtitle: [`${setup.input}, M ${subvectors}, ${bits} bits, K ${heavySize}`],
+    };
+    const x = { title: "T, keys that it was trained on", log: true, format: "~s" };
+    await writeSvg(args.text("out"), curves(heading, points, x, { title: "attention recovered", format: ".0%" }));
     return 0;
   });
 }

@@ -6,7 +6,7 @@
 
 import { bold, type Command, runCommand } from "../cli.ts";
 import { GRID_FLAGS, percent, runGrid, writeRows } from "../quality_runs.ts";
-import { curves, renderSvg } from "./charts.ts";
+import { curves, writeSvg } from "./charts.ts";
 
 const COMMAND: Command = {
   name: "error",
@@ -34,18 +34,14 @@ if (import.meta.main) {
         "top K and sink + window: the same for these; cosine: of the output over the list and the dense one",
     );
     await writeRows(args, setup, rows);
-    const out = args.text("out");
-    if (out) {
-      const points = rows.map(({ subvectors, heavySize, bitsPerKey, quality }) => ({
-        x: bitsPerKey,
-        y: quality.listError,
-        line: `M ${subvectors}, K ${heavySize}`,
-      }));
-      const heading = { title: "Error of the attention output", subtitle: [`${setup.input}, ${setup.steps} steps`] };
-      const x = { title: "bits per key and KV head", log: true }, y = { title: "relative L2 error", format: ".0%" };
-      await Deno.writeTextFile(out, await renderSvg(curves(heading, points, x, y)));
-      console.log(`written: ${out}`);
-    }
+    const points = rows.map(({ subvectors, heavySize, bitsPerKey, quality }) => ({
+      x: bitsPerKey,
+      y: quality.listError,
+      line: `M ${subvectors}, K ${heavySize}`,
+    }));
+    const heading = { title: "Error of the attention output", subtitle: [`${setup.input}, ${setup.steps} steps`] };
+    const x = { title: "bits per key and KV head", log: true }, y = { title: "relative L2 error", format: ".0%" };
+    await writeSvg(args.text("out"), curves(heading, points, x, y));
     return 0;
   });
 }

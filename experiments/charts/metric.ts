@@ -4,21 +4,20 @@
  * @module
  */
 
-import { bold, type Command, prepareOutput, Progress, runCommand } from "../cli.ts";
+import { bold, type Command, runCommand } from "../cli.ts";
 import type { Quality } from "../quality.ts";
 import type { Metric } from "../../indexer/config.ts";
 import {
-  checkSubvectors,
+  beginRun,
   configFor,
   integersOf,
   measureQuality,
   percent,
   QUALITY_FLAGS,
-  setupFrom,
   trainOn,
   writeRows,
 } from "../quality_runs.ts";
-import { curves, renderSvg } from "./charts.ts";
+import { curves, writeSvg } from "./charts.ts";
 
 /** One combination. */
 export interface MetricRow {
@@ -42,11 +41,7 @@ if (import.meta.main) {
   await runCommand(COMMAND, async (args) => {
     const all = integersOf(args, "subvectors", 1, 4096), bits = args.integer("bits", 1, 8);
     const [heavySize] = integersOf(args, "heavy", 1, 4096);
-    for (const file of ["json", "out"]) await prepareOutput(args.text(file));
-    const progress = new Progress();
-    progress.phase("load the capture");
-    const setup = await setupFrom(args);
-    checkSubvectors(setup, all);
+    const { setup, progress } = await beginRun(args, all);
     const rows: MetricRow[] = [];
     progress.phase("train and replay");
     for (const [ix, subvectors] of all.entries()) {
@@ -66,24 +61,17 @@ if (import.meta.main) {
       console.log(line([subvectors, metric, ...[quality.recall, quality.listMass, quality.recovered].map(percent)]));
     }
     await writeRows(args, setup, rows);
-    const out = args.text("out");
-    if (out) {
-      const points = rows.map(({ metric, subvectors, quality }) => ({
-        x: subvectors,
-        y: quality.recovered,
-        line: metric,
-      }));
-      const heading = {
-        title: "Euclidean codes against codes for inner products",
-        subtitle: [`${setup.input}, ${bits} bits, K ${heavySize}`],
-      };
-      const x = { title: "M, subvectors", log: true };
-      await Deno.writeTextFile(
-        out,
-        await renderSvg(curves(heading, points, x, { title: "attention recovered", format: ".0%" })),
-      );
-      console.log(`written: ${out}`);
-    }
+    const points = rows.map(({ metric, subvectors, quality }) => ({
+      x: subvectors,
+      y: quality.recovered,
+      line: metric,
+    }));
+    const heading = {
+      title: "Euclidean codes against codes for inner products",
+      subtitle: [`${setup.input}, ${bits} bits, K ${heavySize}`],
+    };
+    const x = { title: "M, subvectors", log: true };
+    await writeSvg(args.text("out"), curves(heading, points, x, { title: "attention recovered", format: ".0%" }));
     return 0;
   });
 }

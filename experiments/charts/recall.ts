@@ -6,7 +6,7 @@
 
 import { bold, type Command, runCommand } from "../cli.ts";
 import { GRID_FLAGS, percent, runGrid, writeRows } from "../quality_runs.ts";
-import { curves, renderSvg } from "./charts.ts";
+import { curves, writeSvg } from "./charts.ts";
 
 const COMMAND: Command = {
   name: "recall",
@@ -36,21 +36,17 @@ if (import.meta.main) {
         "exact top K; recovered: of what heavy tokens can add, heads weighted by what they can gain",
     );
     await writeRows(args, setup, rows);
-    const out = args.text("out");
-    if (out) {
-      const points = rows.map(({ subvectors, heavySize, bitsPerKey, quality }) => ({
-        x: bitsPerKey,
-        y: quality.recovered,
-        line: `M ${subvectors}, K ${heavySize}`,
-      })).filter(({ y }) => !Number.isNaN(y));
-      const heading = {
-        title: "Attention recovered of what heavy tokens can add",
-        subtitle: [`${setup.input}, ${setup.steps} steps`],
-      };
-      const x = { title: "bits per key and KV head", log: true }, y = { title: "share", format: ".0%" };
-      await Deno.writeTextFile(out, await renderSvg(curves(heading, points, x, y)));
-      console.log(`written: ${out}`);
-    }
+    const points = rows.map(({ subvectors, heavySize, bitsPerKey, quality }) => ({
+      x: bitsPerKey,
+      y: quality.recovered,
+      line: `M ${subvectors}, K ${heavySize}`,
+    })).filter(({ y }) => !Number.isNaN(y));
+    const heading = {
+      title: "Attention recovered of what heavy tokens can add",
+      subtitle: [`${setup.input}, ${setup.steps} steps`],
+    };
+    const x = { title: "bits per key and KV head", log: true }, y = { title: "share", format: ".0%" };
+    await writeSvg(args.text("out"), curves(heading, points, x, y));
     return 0;
   });
 }

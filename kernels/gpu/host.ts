@@ -89,18 +89,18 @@ async function askForDriver(
   adapter: { vendor: string; description: string; isSoftware: boolean },
 ): Promise<string> {
   if (/nvidia/i.test(`${adapter.vendor} ${adapter.description}`)) {
-    const version = await output("nvidia-smi", ["--query-gpu=driver_version", "--format=csv,noheader"]);
+    const version = await hostOutput("nvidia-smi", ["--query-gpu=driver_version", "--format=csv,noheader"]);
     if (version) return `NVIDIA ${version.split("\n")[0]}`;
   }
   if (adapter.isSoftware) {
-    const version = await output("dpkg-query", ["--show", "--showformat=${Version}", "mesa-vulkan-drivers"]);
+    const version = await hostOutput("dpkg-query", ["--show", "--showformat=${Version}", "mesa-vulkan-drivers"]);
     if (version) return `Mesa ${version}`;
   }
   return "unknown";
 }
 
 /** A program's trimmed output; undefined if it is not there, fails, or may not be run without asking. */
-async function output(program: string, args: string[]): Promise<string | undefined> {
+export async function hostOutput(program: string, args: string[]): Promise<string | undefined> {
   const { Command, permissions } = globals.Deno ?? {};
   if (!Command || (await permissions?.query({ name: "run", command: program }))?.state !== "granted") return undefined;
   try {

@@ -26,8 +26,11 @@ export interface MergeListOptions extends Scan {
   readonly weights: boolean;
 }
 
-/** Bytes of workgroup memory for the members of a small bin: rank, position and order of 22, and how many. */
-const MEMBER_BYTES = 22 * 8 + 96 + 16;
+/** As many members of a small bin as are compared each with each: MOST_MEMBERS of `make_list.wgsl`. */
+export const MOST_MEMBERS = 22;
+
+/** Bytes of workgroup memory for them: rank and position, order, and how many; variables are rounded up to 16. */
+const MEMBER_BYTES = MOST_MEMBERS * 8 + Math.ceil(MOST_MEMBERS / 4) * 16 + 16;
 
 /** Makes lists of candidates, one workgroup per list. */
 export function mergeList(options: MergeListOptions): Kernel {
