@@ -192,7 +192,7 @@ export interface Axis {
 }
 
 const scaleOf = ({ log = false, domain }: Axis) => ({
-  ...(log ? { type: "log", nice: false } : { type: "linear", zero: false }),
+  ...(log ? { type: "log", nice: false } : { type: "linear", zero: true }),
   ...(domain ? { domain: [...domain] } : {}),
 });
 
