@@ -101,8 +101,8 @@ export class Pool {
     const deadline = performance.now() + START_MS;
     while (Atomics.load(pool.words, pool.READY) < threads - 1) {
       if (failure !== undefined || performance.now() > deadline) {
+        const why = failure ?? `it was not ready after ${START_MS} ms`; // stopped ones fail as well, for no reason of theirs
         stopAll();
-        const why = failure ?? `it was not ready after ${START_MS} ms`;
         throw new WorkerError(`Cannot start a worker as it failed: ${why}; ${REMEDY}`);
       }
       await new Promise((resolve) => setTimeout(resolve, 2));
