@@ -45,6 +45,8 @@ export interface BenchRow {
   readonly gpuColdUs: Summary | null;
   /** Per layer, 32 layers in one pass; at the seed configuration only. */
   readonly gpuPerLayerUs: Summary | null;
+  /** A step that makes the postings anew, as one in a thousand does; only where there are postings. */
+  readonly gpuRefreshUs: Summary | null;
   /** Submit to idle; on the CPU the whole call. */
   readonly wallUs: Summary;
   /** Submit to idle of an empty pass, in turns with the steps. */
@@ -131,6 +133,8 @@ async function measureGpu(
     await layers.warmUp(500);
     gpuPerLayerUs = orNull((await layers.gpuLayers(40, 32)).map((us) => us / 32));
   }
+  const hasRefresh = bench.hasPostings && !software && workload.tokens > 4096;
+  const gpuRefreshUs = hasRefresh ? orNull(await bench.gpuRefreshes(20)) : null;
   const total = [...totals.values()].reduce((sum, us) => sum + us, 0);
   return {
     factor,
@@ -145,6 +149,7 @@ async function measureGpu(
     gpuWithoutKeyUs,
     gpuColdUs,
     gpuPerLayerUs,
+    gpuRefreshUs,
     wallUs: summarize(wall.step),
     wallEmptyUs: summarize(wall.empty),
     amortizedUs,
@@ -187,6 +192,7 @@ async function measureCpu(
     gpuWithoutKeyUs: null,
     gpuColdUs: null,
     gpuPerLayerUs: null,
+    gpuRefreshUs: null,
     wallUs: summarize(times),
     wallEmptyUs: null,
     amortizedUs: null,
@@ -241,9 +247,9 @@ function printRow(row: BenchRow): void {
       median(row.amortizedUs),
     ]) + "  " + verdict(row.verified ? "✓" : "✗ WRONG", row.verified),
   );
-  const shares = row.operations.filter(({ us }) => us > 0).map(({ name, us }) => `${name} ${us.toFixed(1)}`).join(
-    " · ",
-  );
+  const parts = row.operations.filter(({ us }) => us > 0).map(({ name, us }) => `${name} ${us.toFixed(1)}`);
+  if (row.gpuRefreshUs) parts.push(`with new postings ${row.gpuRefreshUs.median.toFixed(1)}`);
+  const shares = parts.join(" · ");
   if (shares) {
     const text = `    ${shares}`;
     console.log(dim(text.length <= 100 ? text : text.slice(0, text.lastIndexOf(" · ", 97)) + " · …"));

@@ -9,6 +9,7 @@ import { centroidWidth } from "../kernels/shape.ts";
 import { resolveConfig } from "../indexer/config.ts";
 import { e03By } from "../indexer/pipelines/e03_lookup.ts";
 import { e07 } from "../indexer/pipelines/e07_tuned.ts";
+import { e08 } from "../indexer/pipelines/e08_cells.ts";
 import type { Pipeline } from "../indexer/pipelines/pipeline.ts";
 import { codedTokens, configOf } from "../experiments/inputs/workload.ts";
 
@@ -59,6 +60,7 @@ export function casesFor(software: boolean, full: boolean): Case[] {
     ...block("e03 words", [1, 2, 8], (words) => e03By({ invocations: 256, words })),
     ...block("e07 invocations", [128, 256, 512, 1024], (invocations) => e07.tuned!({ invocations, mostChunks: 1 })),
     ...block("e07 invocations per list", [128, 256, 512, 1024], (listInvocations) => e07.tuned!({ listInvocations })),
+    ...block("e08 invocations", [256, 512, 1024], (listInvocations) => e08.tuned!({ listInvocations })),
     ...block("e07 subgroups", [0], (subgroupSize) => e07.tuned!({ subgroupSize })),
     ...block("e07 chunks at N 131,072", [1, 4, 16], (mostChunks) => e07.tuned!({ mostChunks }), { tokens: 131_072 }),
     ...block("e07 lists at GQA 4", [1, 2, 4], (lists) => e07.tuned!({ lists }), { kvHeads: 8 }),

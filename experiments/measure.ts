@@ -7,6 +7,7 @@
 
 import type { OwnedBuffer } from "../kernels/gpu/buffers.ts";
 import type { Gpu } from "../kernels/gpu/device.ts";
+import { MOST_TAIL, scatterCells } from "../kernels/postings/postings.ts";
 import { PassTimer } from "../kernels/gpu/timing.ts";
 import type { Pipeline } from "../indexer/pipelines/pipeline.ts";
 import type { PqIndexer } from "../indexer/pq_indexer.ts";
@@ -88,6 +89,11 @@ export class Bench {
     return this.indexes[0].dispatchesPerStep();
   }
 
+  /** Whether the pipeline keeps postings, which a step makes anew now and then. */
+  get hasPostings(): boolean {
+    return this.indexes[0].operations.includes(scatterCells.name);
+  }
+
   /** Records a step with the new keys that lie in one place, or with the next of many. */
   #record(target: Parameters<PqIndexer["record"]>[0], appends: "same keys" | "other keys" | "nothing"): void {
     const index = this.indexes[this.#next++ % this.indexes.length];
@@ -159,6 +165,27 @@ export class Bench {
       this.#record(pass, appends ? "other keys" : "nothing");
       pass.end();
     });
+  }
+
+  /**
+   * GPU time of whole steps that make the postings anew, each in a pass of its own: tokens are taken back before each.
+   * Only for pipelines that have postings.
+   */
+  async gpuRefreshes(samples: number): Promise<number[]> {
+    const [index] = this.indexes, all: number[] = [];
+    using timer = await PassTimer.create(this.gpu, 1);
+    for (let k = 0; timer && k < samples; k++) {
+      await this.#keepBusy();
+      await index.truncate(index.tokens - (k === 0 ? MOST_TAIL + 2 : 2));
+      await this.gpu.submit("timed refresh", (encoder) => {
+        const pass = timer.beginPass(encoder, "step");
+        this.#record(pass, "other keys");
+        pass.end();
+      });
+      all.push(...(await timer.read()).map(({ us }) => us));
+    }
+    await this.#settle();
+    return all;
   }
 
   /** GPU time of passes with one invocation that does nothing: the overhead that every pass pays. */

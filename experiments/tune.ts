@@ -12,10 +12,8 @@
 import { Gpu } from "../kernels/gpu/device.ts";
 import { hostDriver } from "../kernels/gpu/host.ts";
 import { DEFAULT_PIPELINE } from "../indexer/pipelines/mod.ts";
-import { planStep } from "../indexer/pipelines/plan.ts";
-import { defaultTuning } from "../indexer/pipelines/e07_tuned.ts";
 import { readTuning, shapeClass, type Tuning, type TuningEntry, type TuningFile } from "../indexer/tuning.ts";
-import { type ResolvedConfig } from "../indexer/config.ts";
+import { initOffsetAt, type ResolvedConfig, resolveRows } from "../indexer/config.ts";
 import { bold, type Command, dim, prepareOutput, Progress, runCommand, UsageError, wrap } from "./cli.ts";
 import { CONFIG_FLAGS, configFrom } from "./config_flags.ts";
 import { drawState, SEED_WORKLOAD, type Workload, type WorkloadState } from "./inputs/workload.ts";
@@ -36,11 +34,12 @@ const COMMAND: Command = {
 };
 
 /** Values to try, size by size, in the order of what they are worth. */
-function axesFor(gpu: Gpu, { shape }: ResolvedConfig): (readonly [keyof Tuning, readonly number[]])[] {
+function axesFor(gpu: Gpu, config: ResolvedConfig, weights: boolean): (readonly [keyof Tuning, readonly number[]])[] {
+  const { shape } = config, matter = DEFAULT_PIPELINE.tunes!({ config, device: gpu, weights });
   const { maxComputeInvocationsPerWorkgroup: most, maxComputeWorkgroupSizeX: mostX } = gpu.limits;
   const upTo = (values: readonly number[]) => values.filter((value) => value <= Math.min(most, mostX));
   const group = shape.heads / shape.kvHeads;
-  return [
+  const all: (readonly [keyof Tuning, readonly number[]])[] = [
     ["invocations", upTo([128, 256, 512, 1024])],
     ["mostChunks", [1, 4, 16]],
     ["workgroups", gpu.info.isSoftware ? [4, 16, 64] : [32, 64, 128, 192, 256]],
@@ -48,6 +47,7 @@ function axesFor(gpu: Gpu, { shape }: ResolvedConfig): (readonly [keyof Tuning, 
     ["subgroupSize", gpu.subgroupSize > 0 ? [0, gpu.subgroupSize] : [0]],
     ["lists", [1, 2, 4, 8].filter((lists) => lists <= group)],
   ];
+  return all.filter(([name]) => matter.includes(name));
 }
 
 /** One number of tokens with its state. */
@@ -136,12 +136,11 @@ if (import.meta.main) {
     if (typeof sinkSize !== "number" || typeof windowSize !== "number" || typeof heavySize !== "number") {
       throw new UsageError("Cannot tune sizes that are shares as the drawn states have fixed ones: give numbers");
     }
+    const axes = axesFor(gpu, config, weights);
     for (const n of tokens) {
-      const plan = planStep(DEFAULT_PIPELINE, { config, device: gpu, weights, tokens: n });
-      if (!plan.kernels.some(({ name, workgroups }) => name === "score_tiles" && workgroups > 0)) {
-        throw new UsageError(
-          `Cannot tune at ${n} tokens as nothing is scored in tiles there: give more tokens, or another K`,
-        );
+      const [row] = resolveRows(config, initOffsetAt(config, n), n, 1);
+      if (row.nHeavy === 0 || axes.length === 0) {
+        throw new UsageError(`Cannot tune at ${n} tokens as no size matters there: give more tokens, or another K`);
       }
     }
     const path = args.text("out")!;
@@ -153,7 +152,7 @@ if (import.meta.main) {
     const progress = new Progress();
     progress.phase("draw states");
     const loads: Load[] = [];
-    const start = defaultTuning({ config, device: gpu, weights });
+    const start = DEFAULT_PIPELINE.defaultTuning!({ config, device: gpu, weights });
     for (const n of tokens) {
       const workload: Workload = {
         ...SEED_WORKLOAD,
@@ -185,7 +184,6 @@ if (import.meta.main) {
     show(start, base, " (default)");
 
     let best = start, bestRatio = 1;
-    const axes = axesFor(gpu, config);
     const steps = axes.reduce((sum, [, values]) => sum + values.length, 0);
     for (let round = 0, changed = true; changed && round < 3; round++) {
       changed = false;

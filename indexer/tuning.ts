@@ -19,7 +19,7 @@ export interface Tuning {
   readonly workgroups: number;
   /** Query heads of a group (or rows) per workgroup of score_tiles, which share the reading of codes. */
   readonly lists: number;
-  /** Invocations of code_list, one workgroup per list: a power of two, 64 to 1024. */
+  /** Invocations of the kernel that makes lists, one workgroup per list: a power of two, 64 to 1024, by cells from 256 on. */
   readonly listInvocations: number;
   /** Invocations per subgroup as the device has them, or 0 to do without. */
   readonly subgroupSize: number;
@@ -47,7 +47,15 @@ export interface TuningFile {
   readonly tunings: readonly TuningEntry[];
 }
 
-const NAMES = ["invocations", "mostChunks", "workgroups", "lists", "listInvocations", "subgroupSize"] as const;
+/** All sizes. */
+export const TUNING_NAMES = [
+  "invocations",
+  "mostChunks",
+  "workgroups",
+  "lists",
+  "listInvocations",
+  "subgroupSize",
+] as const;
 
 /**
  * Checks sizes.
@@ -59,7 +67,7 @@ export function checkTuning(action: string, tuning: Tuning): void {
     Number.isInteger(Math.log2(value)) && value >= least && value <= most;
   const isCount = (value: number) => value >= 1 && value <= 65_536;
   if (
-    typeof tuning !== "object" || tuning === null || NAMES.some((name) => !Number.isInteger(tuning[name])) ||
+    typeof tuning !== "object" || tuning === null || TUNING_NAMES.some((name) => !Number.isInteger(tuning[name])) ||
     !isPower(tuning.invocations, 64, 1024) || !isPower(tuning.listInvocations, 64, 1024) ||
     !isPower(tuning.mostChunks, 1, 32) || !isCount(tuning.lists) || !isCount(tuning.workgroups) ||
     !(tuning.subgroupSize === 0 || isPower(tuning.subgroupSize, 4, 128))

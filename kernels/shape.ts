@@ -44,6 +44,14 @@ export interface RowShape {
   readonly listLength: number;
 }
 
+/** A range of coded tokens, the end exclusive. */
+export interface Posted {
+  /** First. */
+  readonly begin: number;
+  /** End. */
+  readonly end: number;
+}
+
 /** Shape of one step: twin of `Params` in `layer/layer.wgsl`. */
 export interface StepShape {
   /** n: coded tokens after the step's new keys; coded token i is token initOffset + i. */
@@ -69,6 +77,10 @@ export interface StepShape {
    * all. Default false: the whole of `weights` is cleared.
    */
   readonly clearsPrevious?: boolean;
+  /** The coded tokens that the postings hold in this step. Default: none. */
+  readonly posted?: Posted;
+  /** Whether this step makes the postings anew. Default false. */
+  readonly posts?: boolean;
   /** The query rows, oldest first; none for a step that only appends. */
   readonly rows: readonly RowShape[];
 }
@@ -94,11 +106,11 @@ export function needsScores(step: StepShape): boolean {
 }
 
 /**
- * How many new keys can be coded after tiles are scored: all of them, or none if a new key is a candidate of its own
- * step (windows shorter than the new keys) or if there are no lists to make.
+ * How many new keys can be coded beside the lists: all of them, or none if a new key is a candidate of its own step
+ * (windows shorter than the new keys) or shares a word with one, or if there are no lists to make.
  */
 export function nBeside(step: StepShape): number {
-  const first = step.nCoded - step.nNew;
+  const first = Math.floor((step.nCoded - step.nNew) / 4) * 4;
   return step.rows.length > 0 && step.rows.every((row) => row.candEnd <= first) ? step.nNew : 0;
 }
 
@@ -124,6 +136,8 @@ export const PARAM_FIELDS = [
   "nRows",
   "nBeside",
   "clearsPrevious",
+  "postBegin",
+  "postEnd",
 ] as const;
 
 /** `Row`, in the order of the WGSL struct; a test compares the two. */
@@ -156,6 +170,8 @@ export function packParams(step: StepShape, out: Uint32Array): number {
     nRows: step.rows.length,
     nBeside: nBeside(step),
     clearsPrevious: Number(step.clearsPrevious ?? false),
+    postBegin: step.posted?.begin ?? 0,
+    postEnd: step.posted?.end ?? 0,
   };
   const fields = { ...step, ...derived };
   PARAM_FIELDS.forEach((field, ix) => out[ix] = fields[field]);

@@ -6,7 +6,9 @@ import { resolveConfig } from "../indexer/config.ts";
 import { PqIndexer } from "../indexer/pq_indexer.ts";
 import { gaussian } from "../experiments/inputs/synthetic.ts";
 import { committedResults } from "../bench/report.ts";
-import { gpuTest, hasGpu, script, withFolder } from "./support.ts";
+import type { DeviceFacts } from "../kernels/gpu/device.ts";
+import { MOST_TAIL, postedIn } from "../kernels/postings/postings.ts";
+import { gpuTest, hasGpu, row, script, withFolder } from "./support.ts";
 
 const SHAPE = {
   heads: 6,
@@ -73,14 +75,64 @@ Deno.test("planStep: e07 takes two dispatches on the fast path, and another plan
   assertThrows(() => plan({}, roomy, { tokens: 2, rows: 5 }), RangeError, "rows is 5, tokens is 2");
 });
 
+Deno.test("planStep: e08 takes one dispatch by cells, and e07's plan where cells do not pay or fit", () => {
+  const limits = {
+    ...DEFAULT_DEVICE.limits,
+    maxComputeInvocationsPerWorkgroup: 1024,
+    maxComputeWorkgroupSizeX: 1024,
+    maxComputeWorkgroupStorageSize: 49152,
+    maxStorageBuffersPerShaderStage: 16,
+    maxStorageBufferBindingSize: 2 ** 31,
+  };
+  const roomy = { ...DEFAULT_DEVICE, limits };
+  const names = (config: object, device: DeviceFacts = roomy, tokens = 32_000) =>
+    planStep(pipelineById("e08"), {
+      config: resolveConfig({ heads: 32, headWidth: 128, ...config }),
+      device,
+      weights: true,
+      tokens,
+    }).kernels.filter(({ workgroups }) => workgroups > 0).map(({ name }) => name);
+  assertEquals(names({}), ["cell_step"]);
+  assertEquals(names({}, roomy, 2 ** 20), ["cell_step"]);
+  assertEquals(names({}, roomy, 100), ["cell_step"]); // lists everything
+  assertEquals(names({ subvectors: 4, bits: 3, heavySize: 1024 }), ["cell_step"]);
+  assertEquals(names({ windowSize: 0 }), ["assign_packed", "cell_step"]); // the new key is a candidate itself
+  assertEquals(names({}, DEFAULT_DEVICE), ["assign_packed", "cell_list"]); // 8 buffers
+  assertEquals(names({}, { ...roomy, info: { isSoftware: true } }), ["assign_packed", "cell_list"]);
+  const tiles = ["score_tiles", "code_list"];
+  assertEquals(names({ subvectors: 4, bits: 4 }), tiles); // 65,536 cells
+  assertEquals(names({ heavySize: 1100 }), tiles);
+  assertEquals(names({ sinkSize: { ratio: 0.01 } }), tiles);
+  const small = { ...roomy, limits: { ...limits, maxStorageBufferBindingSize: 2 ** 24 } };
+  assertEquals(names({}, small), ["cell_step"]);
+  assertEquals(names({}, small, 262_144), tiles); // 33 MB of postings
+});
+
+Deno.test("postedIn: makes postings anew where codes changed, candidates went or the tail grew long", () => {
+  const ranked = (candEnd: number, nHeavy = 4) => row(candEnd + 20, 4, nHeavy, 16, 4);
+  const at = (candEnd: number, nNew = 1) => ({ nCoded: candEnd + 16, nNew, rows: [{ ...ranked(candEnd), candEnd }] });
+  const first = postedIn(at(100), undefined);
+  assertEquals(first, { posted: { begin: 0, end: 100 }, posts: true });
+  const had = first.posted!;
+  assertEquals(postedIn(at(101), had), { posted: had, posts: false });
+  assertEquals(postedIn(at(100 + MOST_TAIL), had), { posted: had, posts: false });
+  assertEquals(postedIn(at(101 + MOST_TAIL), had).posts, true);
+  assertEquals(postedIn(at(99), had), { posted: { begin: 0, end: 99 }, posts: true }); // tokens were taken back
+  assertEquals(postedIn(at(200, 120), had).posts, true); // and others coded in their place
+  assertEquals(postedIn({ nCoded: 300, nNew: 1, rows: [] }, had), { posted: had, posts: false });
+  assertEquals(postedIn({ nCoded: 80, nNew: 1, rows: [] }, had), { posted: undefined, posts: false });
+  const rows = [ranked(140), { ...ranked(150), candBegin: 0 }];
+  assertEquals(postedIn({ nCoded: 170, nNew: 2, rows }, undefined).posted!.end, 140); // what all rows may take
+});
+
 Deno.test("plan: prints and writes, and refuses what cannot be", () =>
   withFolder(async (folder) => {
     const { code, stdout, stderr } = await script("experiments/plan.ts", ["--json", `${folder}/plan.json`]);
     assertEquals(code, 0, stderr);
     assert(stdout.split("\n").every((line) => line.length <= 100), stdout);
     const plan = JSON.parse(await Deno.readTextFile(`${folder}/plan.json`));
-    assertEquals(plan.pipeline, "e07");
-    assertEquals(plan.dispatches, hasGpu ? 2 : 3);
+    assertEquals(plan.pipeline, "e08");
+    assertEquals(plan.dispatches, 2);
     for (
       const args of [["--pipeline", "e99"], ["--subvectors", "3"], ["--tokens", "2", "--rows", "5"], ["--heavy", "x"]]
     ) {

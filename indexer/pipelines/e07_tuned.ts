@@ -26,7 +26,7 @@
 import { assignFirst, codeList } from "../../kernels/quantize_topk_list/code_list.ts";
 import { scoreTiles, type ScoreTilesOptions, tilingOf } from "../../kernels/score_topk/score_tiles.ts";
 import { refuse } from "../config.ts";
-import { checkTuning, type Tuning } from "../tuning.ts";
+import { checkTuning, type Tuning, TUNING_NAMES } from "../tuning.ts";
 import { tilePays } from "./e04_fused_topk.ts";
 import { withList } from "./e05_fused_list.ts";
 import type { Kernel } from "../../kernels/gpu/kernel.ts";
@@ -138,7 +138,9 @@ export function tunablePipeline(def: GpuPipelineDef, entriesOf: (context: PlanCo
       ...def,
       kernelsFor: (context) => tunedKernels(context, { ...defaultTuning(context), ...tuning }, entriesOf(context)),
     });
-  return { ...gpuPipeline(def), tuned: (tuning) => ({ ...tuned(tuning), tuning }) };
+  const tunes = (context: PlanContext) =>
+    canHave(context, defaultTuning(context), entriesOf(context)) ? TUNING_NAMES : [];
+  return { ...gpuPipeline(def), tuned: (tuning) => ({ ...tuned(tuning), tuning }), defaultTuning, tunes };
 }
 
 /** The tuned step. */

@@ -10,7 +10,8 @@ import type { Gpu } from "../../kernels/gpu/device.ts";
 import { type BufferDef, CompiledKernel, type Kernel } from "../../kernels/gpu/kernel.ts";
 import * as io from "../../kernels/layer/buffers.ts";
 import type { CodesFormat } from "../../kernels/quantize/codes.ts";
-import { nLists, PARAMS_BYTES, type RowShape, type StepShape } from "../../kernels/shape.ts";
+import { postedIn } from "../../kernels/postings/postings.ts";
+import { nLists, PARAMS_BYTES, type Posted, type RowShape, type StepShape } from "../../kernels/shape.ts";
 import { type Capacity, refuse, type ResolvedConfig } from "../config.ts";
 import type { Codebook } from "../reference.ts";
 import { PARAM_SLOTS, ParamsRing } from "./params_ring.ts";
@@ -66,6 +67,9 @@ const MAX_KEY_BYTES = 32 * 2 ** 20;
 /** Buffers that come with the step. */
 const INPUTS: ReadonlySet<string> = new Set([io.query.name, io.newKeys.name]);
 
+/** What holds for a step that goes on from the one before it. */
+const GOES_ON = { clearsPrevious: true, posts: false };
+
 /** A step with its inputs and outputs resolved to buffers. */
 interface BoundStep {
   readonly shape: StepShape;
@@ -93,6 +97,8 @@ export class GpuLayer implements Layer {
   #capacity: Capacity | undefined;
   /** How the own weights lie that hold exactly the lists in the own buffers; undefined if they may not. */
   #listed: string | undefined;
+  /** Which codes the postings hold; undefined if none that can be trusted. */
+  #posted: Posted | undefined;
   /** Counts what invalidates earlier results. */
   #generation = 0;
 
@@ -154,6 +160,7 @@ export class GpuLayer implements Layer {
     }
     this.#capacity = capacity;
     this.#listed = undefined;
+    this.#posted = undefined;
     this.#generation++;
     for (const kernel of this.#kernels) kernel.forgetBuffers();
   }
@@ -225,6 +232,7 @@ export class GpuLayer implements Layer {
   }
 
   importCodes(codes: Uint8Array, n: number): void {
+    this.#posted = undefined;
     const { rowWords, pack } = this.#def.codes;
     const words = new Uint32Array(rowWords(n));
     const stride = rowWords(this.#capacity!.tokens) * 4;
@@ -270,6 +278,7 @@ export class GpuLayer implements Layer {
       });
     } catch (error) {
       this.#listed = undefined;
+      this.#posted = undefined;
       throw error;
     }
   }
@@ -356,12 +365,12 @@ export class GpuLayer implements Layer {
   }
 
   dispatches(step: LayerStep): number {
-    const shape = { ...this.#stepShape(step), clearsPrevious: true };
+    const shape = { ...this.#stepShape(step), ...GOES_ON };
     return this.#kernels.filter(({ kernel }) => kernel.work(this.#config.shape, shape).workgroups > 0).length;
   }
 
   bytesMoved(step: LayerStep): number {
-    const shape = { ...this.#stepShape(step), clearsPrevious: true };
+    const shape = { ...this.#stepShape(step), ...GOES_ON };
     return this.#kernels.reduce((sum, { kernel }) => sum + kernel.work(this.#config.shape, shape).bytesMoved, 0);
   }
 
@@ -373,7 +382,8 @@ export class GpuLayer implements Layer {
       strides.weightStride = out.weightStride ?? strides.weightStride;
     }
     const clearsPrevious = !out && this.#listed === layoutOf(rows.length, strides);
-    return { nCoded, nNew, firstNewKey, nNewKeys, initOffset, rows, clearsPrevious, ...strides };
+    const posting = postedIn(step, this.#posted);
+    return { nCoded, nNew, firstNewKey, nNewKeys, initOffset, rows, clearsPrevious, ...posting, ...strides };
   }
 
   /** The caller's buffers of a step, checked; typed arrays are not among them. */
@@ -401,6 +411,7 @@ export class GpuLayer implements Layer {
     const shape = this.#stepShape(step);
     const given = this.#resolve(step, shape);
     this.#generation++;
+    this.#posted = shape.posted;
     if (!step.out && step.rows.length > 0) this.#listed = layoutOf(step.rows.length, shape);
     return {
       shape,

@@ -15,10 +15,11 @@ import { e05 } from "./e05_fused_list.ts";
 import { e06 } from "./e06_fused_step.ts";
 import { e07 } from "./e07_tuned.ts";
 import { e07h } from "./e07h_half_tables.ts";
+import { e08 } from "./e08_cells.ts";
 import type { Pipeline } from "./pipeline.ts";
 
 /** Every iteration, in the order in which the story tells them. */
-export const PIPELINES: readonly Pipeline[] = [e00, cpu, e01, e02, e03, e04, e05, e06, e07, e07h];
+export const PIPELINES: readonly Pipeline[] = [e00, cpu, e01, e02, e03, e04, e05, e06, e07, e07h, e08];
 
 /** Whether a pipeline is one of those that agree to the byte on one device: on the GPU, with f32 tables. */
 export function agreesToTheByte({ runsOn, halfTables }: Pipeline): boolean {

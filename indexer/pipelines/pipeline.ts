@@ -47,6 +47,10 @@ export interface Pipeline {
    * planning with it, throws a RangeError for sizes that no kernel or not this device can have.
    */
   tuned?(tuning: Partial<Tuning>): Pipeline;
+  /** The sizes that it has if none are given. There where `tuned` is. Pure. */
+  defaultTuning?(context: PlanContext): Tuning;
+  /** Which sizes a config's kernels on a device depend on. There where `tuned` is. Pure. */
+  tunes?(context: PlanContext): readonly (keyof Tuning)[];
   /** The sizes that it was given. */
   readonly tuning?: Partial<Tuning>;
   /**

@@ -5,6 +5,7 @@
  */
 
 import type { DeviceFacts } from "../../kernels/gpu/device.ts";
+import { postedIn } from "../../kernels/postings/postings.ts";
 import type { StepShape } from "../../kernels/shape.ts";
 import { type Capacity, capacityFor, initOffsetAt, type ResolvedConfig, resolveRows } from "../config.ts";
 import type { Pipeline } from "./pipeline.ts";
@@ -83,7 +84,10 @@ export function planStep(pipeline: Pipeline, options: PlanOptions): StepPlan {
   const { config, device, weights, tokens, newTokens = 1, rows = 1 } = options;
   const initOffset = initOffsetAt(config, tokens);
   const nCoded = Math.max(0, tokens - initOffset), nNew = Math.min(newTokens, nCoded);
+  const resolved = resolveRows(config, initOffset, tokens, rows);
+  const { posted } = postedIn({ nCoded, nNew, rows: resolved }, undefined);
   const step: StepShape = {
+    posted,
     nCoded,
     nNew,
     firstNewKey: newTokens - nNew,
@@ -91,7 +95,7 @@ export function planStep(pipeline: Pipeline, options: PlanOptions): StepPlan {
     initOffset,
     clearsPrevious: true,
     ...stridesOf(capacityFor(config, tokens, rows)),
-    rows: resolveRows(config, initOffset, tokens, rows),
+    rows: resolved,
   };
   const all = pipeline.kernelsFor({ config, device, weights });
   const buffers: Record<string, number> = {};

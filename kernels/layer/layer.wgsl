@@ -39,6 +39,8 @@ struct Params {
   n_rows: u32,
   n_beside: u32,       // keys that the kernel of the lists codes beside them: n_new or 0
   clears_previous: u32,  // 1: indices and lengths hold the lists that weights hold; 0: weights are 0
+  post_begin: u32,       // the postings hold the coded tokens post_begin .. post_end
+  post_end: u32,
   @align(16) rows: array<Row, MAX_ROWS>,
 }
 

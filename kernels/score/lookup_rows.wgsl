@@ -18,15 +18,22 @@ fn entry_part(list_ix: u32, first_group: u32, e: u32, part: u32) -> f32 {
   return product_part(query_at, (first_group * CENTROIDS + own) * CENTROID_WIDTH, part);
 }
 
+// A quarter of the entries first .. first + ROWS; nothing where all of it is past the end.
+fn quarter_part(list_ix: u32, first_group: u32, first: u32, quarter: u32, row: u32, part: u32) -> f32 {
+  let begin = first + WG / N_PARTS * quarter;
+  if (begin >= TABLE_ENTRIES) { return 0.0; }
+  return entry_part(list_ix, first_group, begin + row, part);
+}
+
 // Entries first .. first + ROWS.
 fn fill_rows(lane: u32, list_ix: u32, first_group: u32, first: u32) {
   let part = lane % N_PARTS;
-  let e = first + lane / N_PARTS;
+  let group = lane / N_PARTS;
   let sum = add_rows(lane, vec4f(
-    entry_part(list_ix, first_group, e, part),
-    entry_part(list_ix, first_group, e + WG / N_PARTS, part),
-    entry_part(list_ix, first_group, e + WG / N_PARTS * 2u, part),
-    entry_part(list_ix, first_group, e + WG / N_PARTS * 3u, part),
+    quarter_part(list_ix, first_group, first, 0u, group, part),
+    quarter_part(list_ix, first_group, first, 1u, group, part),
+    quarter_part(list_ix, first_group, first, 2u, group, part),
+    quarter_part(list_ix, first_group, first, 3u, group, part),
   ));
   let row = row_of(lane);
   if (row < ROWS && first + row < TABLE_ENTRIES) {

@@ -12,13 +12,17 @@ export interface Scan {
   readonly subgroupSize: number;
 }
 
+/** The WGSL part that defines scan_sum. */
+export function scanPart({ subgroupSize }: Pick<Scan, "subgroupSize">): string {
+  return subgroupSize > 0 ? "topk/scan_subgroup.wgsl" : "topk/scan.wgsl";
+}
+
 /** The WGSL parts that find a K-th highest rank, and scan_inclusive. */
-export function narrowParts({ subgroupSize }: Scan): string[] {
+export function narrowParts(scan: Scan): string[] {
   return [
     "topk/rank.wgsl",
-    ...(subgroupSize > 0
-      ? ["topk/scan_subgroup.wgsl", "topk/extremes_subgroup.wgsl"]
-      : ["topk/scan.wgsl", "topk/extremes.wgsl"]),
+    scanPart(scan),
+    scan.subgroupSize > 0 ? "topk/extremes_subgroup.wgsl" : "topk/extremes.wgsl",
     "topk/scan_pair.wgsl",
     "topk/narrow.wgsl",
   ];
@@ -50,6 +54,6 @@ export function scanOverrides({ invocations, subgroupSize }: Scan): Record<strin
 }
 
 /** Bytes of workgroup memory that the scan takes. */
-function scanBytes({ invocations, subgroupSize }: Scan): number {
+export function scanBytes({ invocations, subgroupSize }: Scan): number {
   return subgroupSize > 0 ? Math.ceil(invocations / subgroupSize) * 4 : 8 * invocations;
 }

@@ -22,3 +22,13 @@ fn clear_weights(lane: u32, list_ix: u32) {
     }
   }
 }
+
+// Length of the list that the weights hold now; 0 where they are all 0.
+fn old_length(list_ix: u32) -> u32 {
+  if (params.clears_previous == 0u) { return 0u; }
+  return lengths[list_ix];
+}
+
+fn old_token(list_ix: u32, at: u32) -> u32 {
+  return indices[list_ix * params.list_stride + min(at, params.list_stride - 1u)];
+}

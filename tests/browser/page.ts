@@ -7,7 +7,8 @@
 
 import { checkCodes, checkSelection } from "../../indexer/checks.ts";
 import { type PqConfig, resolveConfig } from "../../indexer/config.ts";
-import { DEFAULT_PIPELINE, PIPELINES } from "../../indexer/pipelines/mod.ts";
+import { e07 } from "../../indexer/pipelines/e07_tuned.ts";
+import { PIPELINES } from "../../indexer/pipelines/mod.ts";
 import { PqIndexer } from "../../indexer/pq_indexer.ts";
 import { type DeviceFacts, Gpu } from "../../kernels/gpu/device.ts";
 import { composeWgsl } from "../../kernels/gpu/wgsl.ts";
@@ -119,7 +120,7 @@ async function runAll(gpu: Gpu): Promise<Pick<Report, "ran" | "problems">> {
   let first: Uint8Array | undefined;
   const long = { invocations: 64, mostChunks: 4, workgroups: 1 }; // tiles of several chunks
   const pipelines = PIPELINES.filter(({ runsOn }) => runsOn === "gpu");
-  for (const pipeline of [...pipelines, DEFAULT_PIPELINE.tuned!(long)]) {
+  for (const pipeline of [...pipelines, e07.tuned!(long)]) {
     const index = await PqIndexer.create({ ...CONFIG, pipeline, device: gpu.device, weights: true, codebook });
     try {
       await index.append(keys);

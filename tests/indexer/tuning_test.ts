@@ -21,7 +21,7 @@ const TUNING: Tuning = {
   mostChunks: 4,
   workgroups: 1,
   lists: 1,
-  listInvocations: 128,
+  listInvocations: 256,
   subgroupSize: 0,
 };
 

@@ -16,6 +16,8 @@ import { codeList } from "../../kernels/quantize_topk_list/code_list.ts";
 import type { ElementArray } from "../../kernels/gpu/kernel.ts";
 import { candidates, keptPerTile, nTiles, tileSize, tilesStride } from "../../kernels/score_topk/candidates.ts";
 import { scoreTiles, type ScoreTilesOptions, tilingOf } from "../../kernels/score_topk/score_tiles.ts";
+import { countCells, scanCells, scatterCells } from "../../kernels/postings/postings.ts";
+import { cellStep } from "../../kernels/step/cell_step.ts";
 import { mergeList } from "../../kernels/topk_list/merge_list.ts";
 import { merge } from "../../kernels/score_topk/merge.ts";
 import { table } from "../../kernels/score/table.ts";
@@ -513,3 +515,103 @@ Deno.test("assertClose fails on NaN, on a wrong length and on a permutation, and
   await assertRejects(check([2, 1], [1, 2]), Error, "2 of 2 differ, first at 0 (2 for 1), largest error 1");
   await check([1, 2.5], [1.5, 2])();
 });
+
+/** Codes of a layer of two KV heads whose keys share few cells, packed. */
+function clusteredCodes(shape: LayerShape, codedStride: number, distinct: number): Uint32Array<ArrayBuffer> {
+  const random = new Random(distinct), rows = shape.batch * shape.kvHeads * shape.subvectors;
+  const bytes = Uint8Array.from({ length: rows * codedStride }, () => random.below(distinct));
+  const words = new Uint32Array(bytes.length / 4);
+  packedCodes.pack(bytes, words);
+  return words;
+}
+
+const CELL_SHAPES: Record<string, LayerShape> = {
+  "4,096 cells": { ...ODD_SHAPE, batch: 1, heads: 4, kvHeads: 2, headWidth: 14, subvectors: 2, centroids: 64 },
+  "512 cells": { ...ODD_SHAPE, batch: 1, heads: 4, kvHeads: 2, headWidth: 21, subvectors: 3, centroids: 8 },
+  "2 cells": { ...ODD_SHAPE, batch: 1, heads: 2, kvHeads: 2, headWidth: 7, subvectors: 1, centroids: 2 },
+};
+
+for (const [name, shape] of Object.entries(CELL_SHAPES)) {
+  for (const [begin, end] of [[0, 0], [3, 4], [0, 255], [2, 4103], [5, 9001]]) {
+    gpuTest(`count_cells, scan_cells, scatter_cells: postings of ${begin} to ${end}, ${name}`, async (gpu) => {
+      const codedStride = Math.ceil(Math.max(end, 1) / 16) * 16 + 16;
+      const step: StepShape = { ...oddStep(end + 30, 20), codedStride, posted: { begin, end }, posts: true };
+      for (const distinct of [1, shape.centroids]) {
+        const codes = clusteredCodes(shape, codedStride, distinct);
+        const counted = await runKernel(gpu, countCells, shape, step, { codes });
+        assertEquals(counted.gpu.cellCounts, counted.twin.cellCounts);
+        const scanned = await runKernel(gpu, scanCells, shape, step, { cellCounts: counted.gpu.cellCounts });
+        assertEquals(scanned.gpu, scanned.twin);
+        const { gpu: made, twin } = await runKernel(gpu, scatterCells, shape, step, { codes, ...scanned.gpu });
+        assertEquals(made, twin);
+        // What the twins agree on is what postings are: every token once, by cell, ascending in each.
+        const stride = made.postings.length / 2, room = stride - codedStride;
+        for (let kv = 0; kv < 2; kv++) {
+          const row = made.postings.subarray(kv * stride, (kv + 1) * stride);
+          const tokens = [...row.subarray(room, room + end - begin)];
+          assertEquals(tokens.toSorted((a, b) => a - b), Array.from({ length: end - begin }, (_, i) => begin + i));
+          for (let cell = 0; cell + 1 < room; cell++) {
+            const own = tokens.slice(row[cell], row[cell + 1]);
+            assertEquals(own, own.toSorted((a, b) => a - b), `cell ${cell}`);
+          }
+        }
+      }
+    });
+  }
+}
+
+for (const [name, shape] of Object.entries(CELL_SHAPES)) {
+  for (const [kind, { distinct, scale }] of Object.entries(QUERIES)) {
+    for (
+      const [nCoded, heavy, tail] of [[300, 20, 300], [1040, 130, 40], [9000, 512, 995], [70_000, 33, 3], [3000, 1, 0]]
+    ) {
+      gpuTest(`cell_step: the best ${heavy} of ${nCoded}, a tail of ${tail}, ${name}, ${kind}`, async (gpu) => {
+        const codedStride = Math.ceil((nCoded + 20) / 16) * 16;
+        const rows = [
+          row(nCoded + 5, 9, heavy, 45, 7),
+          row(nCoded + 6, 9, Math.min(heavy + 3, nCoded - 60), 41, 7),
+          { ...row(nCoded + 7, 9, 0, 17, 7), nHeavy: 0, listLength: 26 },
+        ];
+        const end = Math.max(2, rows[0].candEnd - tail);
+        const step: StepShape = {
+          ...oddStep(nCoded + 7, heavy),
+          codedStride,
+          nNew: 0,
+          heavyStride: heavy + 5,
+          listStride: heavy + 200,
+          posted: { begin: 2, end },
+          posts: true,
+          rows,
+        };
+        const lists = nLists(shape, step), groups = shape.batch * shape.kvHeads * shape.subvectors;
+        const query = Float32Array.from(below(lists * shape.headWidth, distinct, 1), (v) => (v - 1) * scale);
+        const centroids = Float32Array.from(below(groups * shape.centroids * 7, 3, 2), (value) => value - 1);
+        const previous = {
+          indices: Uint32Array.from({ length: lists * step.listStride }, (_, j) => j % step.listStride),
+          lengths: new Uint32Array(lists).fill(11),
+          weights: new Float32Array(lists * step.weightStride),
+        };
+        for (let list = 0; list < lists; list++) {
+          previous.weights.fill(1, list * step.weightStride, list * step.weightStride + 11);
+        }
+        for (const most of [1, shape.centroids]) {
+          const codes = clusteredCodes(shape, codedStride, most);
+          const counted = await runKernel(gpu, countCells, shape, step, { codes });
+          const scanned = await runKernel(gpu, scanCells, shape, step, { cellCounts: counted.twin.cellCounts });
+          const { twin: { postings } } = await runKernel(gpu, scatterCells, shape, step, { codes, ...scanned.twin });
+          for (const [invocations, subgroupSize] of [[256, 0], [512, gpu.subgroupSize]]) {
+            const kernel = cellStep({ mostHeavy: heavy + 3, invocations, subgroupSize, weights: true });
+            const inputs = { query, centroids, codes, postings, ...previous };
+            const run = await runKernel(gpu, kernel, shape, { ...step, clearsPrevious: true }, inputs);
+            const { indices, lengths, weights } = run.gpu;
+            assertEquals({ indices, lengths, weights }, {
+              indices: run.twin.indices,
+              lengths: run.twin.lengths,
+              weights: run.twin.weights,
+            }, `${most} codes, ${invocations} invocations, subgroups of ${subgroupSize}`);
+          }
+        }
+      });
+    }
+  }
+}

@@ -7,6 +7,7 @@ import { gather } from "../../kernels/score/gather.ts";
 import { mask } from "../../kernels/topk/mask.ts";
 import { MAX_ROWS, PARAM_FIELDS, PARAMS_BYTES, ROW_FIELDS } from "../../kernels/shape.ts";
 import { MOST_MEMBERS } from "../../kernels/topk_list/merge_list.ts";
+import { MOST_MEMBERS as MOST_ENTRIES } from "../../kernels/score_topk_list/cell_list.ts";
 import { WGSL_FILES } from "../../kernels/wgsl_files.ts";
 import { resolveConfig } from "../../indexer/config.ts";
 import { DEFAULT_DEVICE } from "../../indexer/pipelines/plan.ts";
@@ -64,12 +65,18 @@ Deno.test("Params and Row have the host's fields in the host's order", () => {
   assertEquals(members(source, "Params"), [...PARAM_FIELDS.map(snake), "rows"]);
   assertEquals(members(source, "Row"), [...ROW_FIELDS.map(snake), "unused"]);
   assertEquals(source.match(/const MAX_ROWS = (\d+)u;/)![1], String(MAX_ROWS));
-  assertEquals(PARAMS_BYTES, 48 + MAX_ROWS * 32);
+  assertEquals(PARAMS_BYTES, 64 + MAX_ROWS * 32);
 });
 
 Deno.test("constants that WGSL and host share are equal", () => {
-  const source = WGSL_FILES["topk_list/make_list.wgsl"];
-  assertEquals(source.match(/const MOST_MEMBERS = (\d+)u;/)![1], String(MOST_MEMBERS));
+  for (
+    const [file, most] of [["topk_list/make_list.wgsl", MOST_MEMBERS], [
+      "score_topk_list/make_cell_list.wgsl",
+      MOST_ENTRIES,
+    ]]
+  ) {
+    assertEquals(WGSL_FILES[file].match(/const MOST_MEMBERS = (\d+)u;/)![1], String(most));
+  }
 });
 
 Deno.test("every WGSL file is a part of some kernel", () => {

@@ -1,0 +1,152 @@
+/**
+ * e08 cells: ranks the C^M combinations of codes, not the keys. From e07.
+ *
+ * What changes: all keys of a cell (combination of codes) have one score, so a list needs no more scores than there are
+ * cells, 4,096 at M 2 and 6 bits, however many tokens are cached. Postings say which tokens are in each cell; the best cells'
+ * tokens are read from there. New tokens join a tail that is ranked one by one; when it has 1,024, three kernels make
+ * the postings anew. Everything is one dispatch of a workgroup per list, as nothing is left to share out: no
+ * candidates are written and read again.
+ *
+ * Predicted (seed configuration, NVIDIA H200): 3.7 µs for an empty pass, 1.7 less than e07 for the dispatch that is gone, and what
+ * code_list takes without its reading of candidates: 12 µs, at any number of tokens.
+ *
+ * What it costs: four bytes per token and KV head for the postings, beside M for the codes, and as many again as
+ * C^M / 16 per 256 tokens while they are made.
+ *
+ * Where there are more than 4,096 cells, K is above 1,024 or a ratio, the sink is a ratio, or a device binds less memory than
+ * the postings need, the plan keeps e07's kernels.
+ *
+ * @module
+ */
+
+import { assignFirst } from "../../kernels/quantize_topk_list/code_list.ts";
+import type { Kernel } from "../../kernels/gpu/kernel.ts";
+import { MOST_CELLS, nCells, POSTING_KERNELS, postings } from "../../kernels/postings/postings.ts";
+import type { LayerShape, StepShape } from "../../kernels/shape.ts";
+import { assignPacked } from "../../kernels/quantize/assign_packed.ts";
+import { cellList } from "../../kernels/score_topk_list/cell_list.ts";
+import { cellStep } from "../../kernels/step/cell_step.ts";
+import { refuse } from "../config.ts";
+import { checkTuning, type Tuning } from "../tuning.ts";
+import { withList } from "./e05_fused_list.ts";
+import { defaultKernels as defaultTiles, E07, e07, tunedKernels as tunedTiles } from "./e07_tuned.ts";
+import { gpuPipeline, type GpuPipelineDef } from "./gpu_layer.ts";
+import type { Pipeline, PlanContext } from "./pipeline.ts";
+
+const ACTION = "plan e08 with these sizes";
+
+/** The most heavy tokens: as many as a workgroup's memory holds with everything else. */
+const MOST_HEAVY = 1024;
+
+/** The fewest invocations of cell_list and cell_step, whose tail is four tokens per invocation. */
+const LEAST_INVOCATIONS = 256;
+
+/** A cache of this many tokens must work on every device that can hold its codes. */
+const MANY_TOKENS = 2 ** 20;
+
+/** Whether a step by cells exists for a config, whatever the device. */
+function hasCells({ shape, sinkSize, heavySize }: PlanContext["config"]): boolean {
+  return nCells(shape) <= MOST_CELLS && typeof sinkSize === "number" && typeof heavySize === "number" &&
+    heavySize <= MOST_HEAVY;
+}
+
+function cellKernels({ config, device, weights }: PlanContext, tuning: Tuning): readonly Kernel[] {
+  const mostHeavy = config.heavySize as number;
+  const options = { mostHeavy, invocations: tuning.listInvocations, subgroupSize: tuning.subgroupSize };
+  // A software device has nothing idle beside the lists, and codes faster in small workgroups.
+  const codesBeside = !device.info.isSoftware &&
+    cellStep({ ...options, weights }).buffers.length <= device.limits.maxStorageBuffersPerShaderStage;
+  return codesBeside
+    ? withList([assignFirst, ...POSTING_KERNELS], () => cellStep({ ...options, weights }), weights)
+    : withList([assignPacked, ...POSTING_KERNELS], () => cellList({ ...options, weights }), weights);
+}
+
+function fits(context: PlanContext, tuning: Tuning): boolean {
+  const { limits } = context.device;
+  const most = Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX);
+  return tuning.listInvocations >= LEAST_INVOCATIONS && cellKernels(context, tuning).every((kernel) => {
+    const { workgroupBytes, invocations } = kernel.plan(context.config.shape);
+    return workgroupBytes <= limits.maxComputeWorkgroupStorageSize && invocations <= most;
+  });
+}
+
+/** The sizes that do well without measuring: the largest workgroups, smaller ones in software. */
+function defaultTuning(context: PlanContext): Tuning {
+  const tiles = e07.defaultTuning!(context);
+  if (!hasCells(context.config)) return tiles;
+  const at = (listInvocations: number): Tuning => ({ ...tiles, listInvocations });
+  const sizes = context.device.info.isSoftware ? [512, LEAST_INVOCATIONS] : [1024, 512, LEAST_INVOCATIONS];
+  return sizes.map(at).find((tuning) => fits(context, tuning)) ?? tiles;
+}
+
+/** Whether a step goes by cells, as long as a binding holds the postings. */
+function takesCells(context: PlanContext): boolean {
+  return hasCells(context.config) && fits(context, defaultTuning(context));
+}
+
+/** A kernel that finds work, and takes memory, only in steps that it applies to. */
+function onlyIf(kernel: Kernel, applies: (shape: LayerShape, step: StepShape) => boolean): Kernel {
+  return {
+    ...kernel,
+    buffers: kernel.buffers.map((use) => ({
+      ...use,
+      elements: (shape, step) => applies(shape, step) ? use.elements(shape, step) : 0,
+    })),
+    work: (shape, step) => applies(shape, step) ? kernel.work(shape, step) : { workgroups: 0, bytesMoved: 0 },
+  };
+}
+
+/** Step by cells while a binding holds the postings, by tiles beyond. */
+function withTiles(context: PlanContext, cells: readonly Kernel[], tiles: () => readonly Kernel[]): readonly Kernel[] {
+  const { config, device } = context;
+  const isSmall = (shape: LayerShape, step: Pick<StepShape, "codedStride">) =>
+    4 * postings.elements(shape, step as StepShape) <= device.limits.maxStorageBufferBindingSize;
+  if (isSmall(config.shape, { codedStride: MANY_TOKENS })) return cells;
+  return [
+    ...cells.map((kernel) => onlyIf(kernel, isSmall)),
+    ...tiles().map((kernel) => onlyIf(kernel, (shape, step) => !isSmall(shape, step))),
+  ];
+}
+
+/** The iteration as data, to derive others from. */
+export const E08: GpuPipelineDef = {
+  ...E07,
+  id: "e08",
+  title: "cells",
+  change: "ranks the C^M combinations of codes, not the keys: one dispatch, whatever the number of tokens",
+  kernels: withList(
+    [assignFirst, ...POSTING_KERNELS],
+    (weights) => cellStep({ mostHeavy: 128, invocations: LEAST_INVOCATIONS, subgroupSize: 0, weights }),
+    true,
+  ),
+  kernelsFor(context) {
+    const tiles = () => defaultTiles(context);
+    return takesCells(context) ? withTiles(context, cellKernels(context, defaultTuning(context)), tiles) : tiles();
+  },
+};
+
+function tunedKernels(context: PlanContext, sizes: Partial<Tuning>): readonly Kernel[] {
+  const tuning = { ...defaultTuning(context), ...sizes };
+  if (!takesCells(context)) return tunedTiles(context, tuning);
+  checkTuning(ACTION, tuning);
+  const { subgroupSize } = context.device;
+  if (tuning.subgroupSize !== 0 && tuning.subgroupSize !== subgroupSize) {
+    refuse(ACTION, `subgroups of this device have ${subgroupSize} invocations`, JSON.stringify(tuning));
+  }
+  if (!fits(context, tuning)) {
+    refuse(
+      ACTION,
+      `they must fit the device, and listInvocations be ${LEAST_INVOCATIONS} at least`,
+      JSON.stringify(tuning),
+    );
+  }
+  return withTiles(context, cellKernels(context, tuning), () => tunedTiles(context, tuning));
+}
+
+/** The step by cells. */
+export const e08: Pipeline = {
+  ...gpuPipeline(E08),
+  tuned: (tuning) => ({ ...gpuPipeline({ ...E08, kernelsFor: (context) => tunedKernels(context, tuning) }), tuning }),
+  defaultTuning,
+  tunes: (context) => takesCells(context) ? ["listInvocations", "subgroupSize"] : e07.tunes!(context),
+};
