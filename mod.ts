@@ -31,6 +31,7 @@ export {
   type SelectionData,
   type SelectionOutput,
 } from "./indexer/selection.ts";
+export { Attention, type AttentionOptions, type AttentionResult, type AttentionStep } from "./indexer/attention.ts";
 export { CPU_PIPELINE, DEFAULT_PIPELINE, pipelineById, PIPELINES } from "./indexer/pipelines/mod.ts";
 export {
   DEFAULT_DEVICE,

@@ -81,6 +81,10 @@ export interface StepShape {
   readonly posted?: Posted;
   /** Whether this step makes the postings anew. Default false. */
   readonly posts?: boolean;
+  /** Tokens from one (batch, KV head) to the next in keys and values; attention only. */
+  readonly keyStride?: number;
+  /** The most tokens that a list attends to; attention only. */
+  readonly attended?: number;
   /** The query rows, oldest first; none for a step that only appends. */
   readonly rows: readonly RowShape[];
 }
@@ -138,6 +142,8 @@ export const PARAM_FIELDS = [
   "clearsPrevious",
   "postBegin",
   "postEnd",
+  "keyStride",
+  "attended",
 ] as const;
 
 /** `Row`, in the order of the WGSL struct; a test compares the two. */
@@ -172,6 +178,8 @@ export function packParams(step: StepShape, out: Uint32Array): number {
     clearsPrevious: Number(step.clearsPrevious ?? false),
     postBegin: step.posted?.begin ?? 0,
     postEnd: step.posted?.end ?? 0,
+    keyStride: step.keyStride ?? 0,
+    attended: step.attended ?? 0,
   };
   const fields = { ...step, ...derived };
   PARAM_FIELDS.forEach((field, ix) => out[ix] = fields[field]);

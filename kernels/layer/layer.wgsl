@@ -41,6 +41,8 @@ struct Params {
   clears_previous: u32,  // 1: indices and lengths hold the lists that weights hold; 0: weights are 0
   post_begin: u32,       // the postings hold the coded tokens post_begin .. post_end
   post_end: u32,
+  key_stride: u32,       // tokens from one kv's keys and values to the next
+  attended: u32,         // the most tokens that a list attends to
   @align(16) rows: array<Row, MAX_ROWS>,
 }
 

@@ -3,6 +3,7 @@ import type { Kernel } from "../../kernels/gpu/kernel.ts";
 import { composeWgsl } from "../../kernels/gpu/wgsl.ts";
 import { assign } from "../../kernels/quantize/assign.ts";
 import { concat } from "../../kernels/list/concat.ts";
+import { attendMerge, attendParts } from "../../kernels/attend/attend.ts";
 import { gather } from "../../kernels/score/gather.ts";
 import { mask } from "../../kernels/topk/mask.ts";
 import { MAX_ROWS, PARAM_FIELDS, PARAMS_BYTES, ROW_FIELDS } from "../../kernels/shape.ts";
@@ -15,7 +16,15 @@ import { PIPELINES } from "../../indexer/pipelines/mod.ts";
 import { generate } from "../../tools/generate_wgsl.ts";
 import { ODD_SHAPE } from "../support.ts";
 
-const KERNELS: Kernel[] = [...new Set(PIPELINES.flatMap((pipeline) => pipeline.kernels))];
+const ATTENTION: Kernel[] = (["f32", "f16"] as const).flatMap((elements) =>
+  (["listed", "all"] as const).flatMap((tokens) =>
+    [false, true].flatMap((weights) => {
+      const options = { elements, tokens, weights, invocations: 64, subgroupSize: 0 };
+      return [attendParts(options), attendMerge(options)];
+    })
+  )
+);
+const KERNELS: Kernel[] = [...new Set(PIPELINES.flatMap((pipeline) => pipeline.kernels)), ...ATTENTION];
 const FILES = {
   "a.wgsl": "enable f16;\nfn a() {}\n",
   "b.wgsl": "fn b() {}\nenable f16;\nenable subgroups;\nfn c() {}",
@@ -80,7 +89,7 @@ Deno.test("constants that WGSL and host share are equal", () => {
 });
 
 Deno.test("every WGSL file is a part of some kernel", () => {
-  const used = new Set<string>();
+  const used = new Set<string>(ATTENTION.flatMap((kernel) => kernel.wgsl));
   const config = resolveConfig({ heads: 2, headWidth: 64 });
   for (const pipeline of PIPELINES) {
     for (const weights of [false, true]) {

@@ -1,0 +1,186 @@
+/**
+ * Attention over lists of tokens, or over all: softmax(q·k / √D) and the sum of values under it, split over the list. See
+ * `attend_parts.wgsl` and `attend_merge.wgsl`.
+ *
+ * @module
+ */
+
+import { type BufferDef, type HostBuffers, type Kernel, layerOverrides, reads, writes } from "../gpu/kernel.ts";
+import { indices, lengths, query, weights } from "../layer/buffers.ts";
+import { kvOfList, type LayerShape, nLists, type StepShape } from "../shape.ts";
+import { rowsBytes, rowsPart } from "../topk/scan.ts";
+
+/** What can be chosen for attention. */
+export interface AttendOptions {
+  /** How keys and values are kept. */
+  readonly elements: "f32" | "f16";
+  /** Which tokens: those of lists, or all that a row sees. */
+  readonly tokens: "listed" | "all";
+  /** Whether the lists' tokens carry weights. */
+  readonly weights: boolean;
+  /** Invocations per workgroup, and tokens per part: a power of two from 64 on. */
+  readonly invocations: number;
+  /** Invocations per subgroup where they are used, a power of two; 0 for the portable path. */
+  readonly subgroupSize: number;
+}
+
+/** Invocations of the kernel that merges parts. */
+const MERGE_INVOCATIONS = 128;
+
+/** f32 or f16 `[B, Hkv, keyStride, D]` */
+function cache(name: "keys" | "values", { elements }: AttendOptions): BufferDef {
+  return {
+    name,
+    type: elements === "f32" ? "f32" : "u32",
+    elements: (shape, step) =>
+      shape.batch * shape.kvHeads * (step.keyStride ?? 0) * shape.headWidth / (elements === "f32" ? 1 : 2),
+  };
+}
+
+/** Parts per list; twin of `n_parts`. */
+export function nParts({ invocations }: AttendOptions, { attended = 0 }: StepShape): number {
+  return Math.ceil(attended / invocations);
+}
+
+/** f32 `[lists, parts, D + 2]`; empty where every list is one part */
+export function partial(options: AttendOptions): BufferDef {
+  return {
+    name: "partial",
+    type: "f32",
+    elements: (shape, step) => {
+      const parts = nParts(options, step);
+      return parts > 1 ? nLists(shape, step) * parts * (shape.headWidth + 2) : 0;
+    },
+  };
+}
+
+/** f32 `[B, H, rows, D]` */
+export const output: BufferDef = { ...query, name: "output" };
+
+const overrides = (shape: LayerShape, part: number, invocations: number) => ({
+  ...layerOverrides(shape),
+  HEAD_WIDTH: shape.headWidth,
+  PART: part,
+  WG: invocations,
+});
+
+/** Numbers from two bytes each. */
+function halves(words: ArrayLike<number>): Float32Array {
+  return Float32Array.from(new Float16Array(Uint32Array.from(words).buffer));
+}
+
+/** The tokens of a list with their weights, as the options say. */
+function tokensOf(options: AttendOptions, step: StepShape, buffers: HostBuffers, list: number): [number, number][] {
+  const all = options.tokens === "all";
+  const length = all ? step.rows[list % step.rows.length].nTokens : buffers.lengths[list];
+  return Array.from({ length }, (_, j) => {
+    const token = all ? j : buffers.indices[list * step.listStride + j];
+    return [token, options.weights ? buffers.weights[list * step.weightStride + token] : 1];
+  });
+}
+
+/** Attends to a part of each list, or to all of it where that is one part. */
+export function attendParts(options: AttendOptions): Kernel {
+  const { invocations } = options;
+  const rows = { invocations, subgroupSize: options.subgroupSize };
+  return {
+    name: "attend_parts",
+    wgsl: [
+      "layer/layer.wgsl",
+      "layer/columns.wgsl",
+      rowsPart(rows),
+      "attend/attend.wgsl",
+      `attend/elements_${options.elements}.wgsl`,
+      options.tokens === "all" ? "attend/dense.wgsl" : "attend/listed.wgsl",
+      options.weights ? "attend/weighted.wgsl" : "attend/unweighted.wgsl",
+      "attend/reduce_shared.wgsl",
+      "attend/attend_parts.wgsl",
+    ],
+    buffers: [
+      reads(query),
+      reads(cache("keys", options)),
+      reads(cache("values", options)),
+      writes(partial(options)),
+      writes(output),
+      ...(options.tokens === "all" ? [] : [{ ...reads(indices), binding: 6 }, { ...reads(lengths), binding: 7 }]),
+      ...(options.weights ? [{ ...reads(weights), binding: 8 }] : []),
+    ],
+    plan: (shape) => ({
+      overrides: overrides(shape, invocations, invocations),
+      invocations,
+      workgroupBytes: invocations * (12 + shape.headWidth / 4) + rowsBytes(rows),
+    }),
+    work(shape, step) {
+      const lists = nLists(shape, step), parts = nParts(options, step);
+      const element = options.elements === "f32" ? 4 : 2, attended = step.attended ?? 0;
+      const perToken = 2 * shape.headWidth * element + (options.tokens === "all" ? 0 : 4) + (options.weights ? 4 : 0);
+      return {
+        workgroups: lists * Math.max(parts, 1),
+        bytesMoved: lists *
+          (attended * perToken + shape.headWidth * 8 + (parts > 1 ? parts : 0) * (shape.headWidth + 2) * 4),
+      };
+    },
+    twin(shape, step, buffers) {
+      const { headWidth: D } = shape, parts = nParts(options, step);
+      const [keys, values] = [buffers.keys, buffers.values].map((array) =>
+        options.elements === "f32" ? array : halves(array)
+      );
+      for (let list = 0; list < nLists(shape, step); list++) {
+        const tokens = tokensOf(options, step, buffers, list), kv = kvOfList(shape, step, list);
+        const at = (token: number) => (kv * step.keyStride! + token) * D;
+        for (let part = 0; part < parts; part++) {
+          const own = tokens.slice(part * invocations, (part + 1) * invocations).filter(([, weight]) => weight > 0);
+          const scores = own.map(([token, weight]) => {
+            let sum = 0;
+            for (let j = 0; j < D; j++) sum += buffers.query[list * D + j] * keys[at(token) + j];
+            return sum / Math.sqrt(D) + Math.log(weight);
+          });
+          const largest = scores.reduce((a, b) => Math.max(a, b), Math.fround(-3.4028234e38));
+          const shares = scores.map((score) => Math.exp(score - largest));
+          const sum = shares.reduce((a, b) => a + b, 0);
+          const out = (list * parts + part) * (D + 2);
+          for (let j = 0; j < D; j++) {
+            const all = own.reduce((total, [token], i) => total + shares[i] * values[at(token) + j], 0);
+            if (parts === 1) buffers.output[list * D + j] = sum > 0 ? all / sum : 0;
+            else buffers.partial[out + j] = all;
+          }
+          if (parts > 1) buffers.partial.set([largest, sum], out + D);
+        }
+      }
+    },
+  };
+}
+
+/** Merges the parts of each list where there are several. */
+export function attendMerge(options: AttendOptions): Kernel {
+  return {
+    name: "attend_merge",
+    wgsl: ["layer/layer.wgsl", "attend/attend.wgsl", "attend/reduce_shared.wgsl", "attend/attend_merge.wgsl"],
+    buffers: [reads(partial(options)), writes(output)],
+    plan: (shape) => ({
+      overrides: overrides(shape, options.invocations, MERGE_INVOCATIONS),
+      invocations: MERGE_INVOCATIONS,
+      workgroupBytes: 4 * MERGE_INVOCATIONS,
+    }),
+    work(shape, step) {
+      const parts = nParts(options, step);
+      if (parts < 2) return { workgroups: 0, bytesMoved: 0 };
+      const lists = nLists(shape, step);
+      return { workgroups: lists, bytesMoved: lists * 4 * (parts * (shape.headWidth + 4) + shape.headWidth) };
+    },
+    twin(shape, step, { partial, output }) {
+      const { headWidth: D } = shape, parts = nParts(options, step);
+      for (let list = 0; list < nLists(shape, step); list++) {
+        const at = (part: number) => (list * parts + part) * (D + 2);
+        const each = Array.from({ length: parts }, (_, part) => part);
+        const largest = Math.max(...each.map((part) => partial[at(part) + D]));
+        const share = (part: number) => Math.exp(partial[at(part) + D] - largest);
+        const sum = each.reduce((total, part) => total + share(part) * partial[at(part) + D + 1], 0);
+        for (let j = 0; j < D; j++) {
+          const all = each.reduce((total, part) => total + share(part) * partial[at(part) + j], 0);
+          output[list * D + j] = sum > 0 ? all / sum : 0;
+        }
+      }
+    },
+  };
+}

@@ -1,0 +1,317 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { Attention, type AttentionStep } from "../../indexer/attention.ts";
+import { Random } from "../../indexer/kmeans.ts";
+import { pipelineById } from "../../indexer/pipelines/mod.ts";
+import { PqIndexer } from "../../indexer/pq_indexer.ts";
+import { Selection, type SelectionData } from "../../indexer/selection.ts";
+import { attendMerge, type AttendOptions, attendParts } from "../../kernels/attend/attend.ts";
+import type { Gpu } from "../../kernels/gpu/device.ts";
+import type { LayerShape, StepShape } from "../../kernels/shape.ts";
+import { gaussian } from "../../experiments/inputs/synthetic.ts";
+import { assertClose, gpuTest, row, runKernel } from "../support.ts";
+
+/** Attention in f64: f64 `[B, H, rows, D]`. */
+function reference(
+  shape: Pick<LayerShape, "batch" | "heads" | "kvHeads" | "headWidth">,
+  query: ArrayLike<number>,
+  keys: ArrayLike<number>,
+  values: ArrayLike<number>,
+  stride: number,
+  rows: number,
+  tokensOf: (list: number) => Iterable<readonly [token: number, weight: number]>,
+): Float64Array {
+  const { batch, heads, kvHeads, headWidth: D } = shape;
+  const output = new Float64Array(batch * heads * rows * D);
+  for (let list = 0; list < batch * heads * rows; list++) {
+    const head = Math.floor(list / rows),
+      kv = Math.floor(head / heads) * kvHeads +
+        Math.floor(head % heads / (heads / kvHeads));
+    const tokens = [...tokensOf(list)].filter(([, weight]) => weight > 0);
+    const scores = tokens.map(([token, weight]) => {
+      let sum = 0;
+      for (let j = 0; j < D; j++) sum += query[list * D + j] * keys[(kv * stride + token) * D + j];
+      return sum / Math.sqrt(D) + Math.log(weight);
+    });
+    const largest = Math.max(...scores), shares = scores.map((score) => Math.exp(score - largest));
+    const total = shares.reduce((a, b) => a + b, 0);
+    tokens.forEach(([token], i) => {
+      for (let j = 0; j < D; j++) output[list * D + j] += shares[i] / total * values[(kv * stride + token) * D + j];
+    });
+  }
+  return output;
+}
+
+/** ‖a − b‖ / ‖b‖ of the worst list. */
+function worstError(a: ArrayLike<number>, b: Float64Array, width: number): number {
+  let worst = 0;
+  for (let at = 0; at < b.length; at += width) {
+    let error = 0, norm = 0;
+    for (let j = at; j < at + width; j++) {
+      error += (a[j] - b[j]) ** 2;
+      norm += b[j] ** 2;
+    }
+    worst = Math.max(worst, norm > 0 ? Math.sqrt(error / norm) : Math.sqrt(error));
+  }
+  return worst;
+}
+
+const toHalf = (array: Float32Array) => new Float16Array(array);
+const upload = (gpu: Gpu, name: string, array: Float32Array, elements: "f32" | "f16") =>
+  gpu.upload(name, elements === "f32" ? array : new Uint32Array(toHalf(array).buffer));
+
+const SHAPES = {
+  "D 128, GQA 2": { batch: 1, heads: 4, kvHeads: 2, headWidth: 128 },
+  "D 8, batch 2": { batch: 2, heads: 3, kvHeads: 3, headWidth: 8 },
+  "D 200, GQA 3": { batch: 1, heads: 3, kvHeads: 1, headWidth: 200 },
+};
+/** Relative errors that the design allows. */
+const BOUND = { f32: 1e-5, f16: 2e-3 };
+
+for (const [name, shape] of Object.entries(SHAPES)) {
+  for (const elements of ["f32", "f16"] as const) {
+    gpuTest(`Attention: dense, one part or many, causal rows, ${elements}, ${name}`, async (gpu) => {
+      const stride = 1300, D = shape.headWidth, nKv = shape.batch * shape.kvHeads;
+      const keys = gaussian(nKv * stride * D, 1), values = gaussian(nKv * stride * D, 2);
+      using keysOnGpu = await upload(gpu, "keys", keys, elements);
+      using valuesOnGpu = await upload(gpu, "values", values, elements);
+      using attention = await Attention.create({ ...shape, elements, device: gpu.device });
+      for (const [tokens, rows] of [[1, 1], [64, 1], [700, 3], [1300, 1]]) {
+        const query = gaussian(shape.batch * shape.heads * rows * D, tokens);
+        const step = { query, keys: keysOnGpu.buffer, values: valuesOnGpu.buffer, stride, tokens, rows };
+        const got = await (await attention.attend(step)).read();
+        const all = (list: number) =>
+          Array.from({ length: tokens - rows + 1 + list % rows }, (_, i) => [i, 1] as const);
+        // What is measured is the arithmetic: the reference takes the same f16 values.
+        const [k, v] = elements === "f32" ? [keys, values] : [toHalf(keys), toHalf(values)];
+        const error = worstError(got, reference(shape, query, k, v, stride, rows, all), D);
+        assert(error <= BOUND.f32, `${tokens} tokens, ${rows} rows: ${error}`);
+        // And f16 against the exact values stays within its own bound.
+        const exact = worstError(got, reference(shape, query, keys, values, stride, rows, all), D);
+        assert(exact <= BOUND[elements], `${tokens} tokens, ${rows} rows against f32 values: ${exact}`);
+        assertEquals(await (await attention.attend(step)).read(), got, "the same bytes again");
+      }
+    });
+  }
+}
+
+/** A selection of given lists on the GPU. */
+async function selectionOf(
+  gpu: Gpu,
+  shape: { batch: number; heads: number; headWidth: number; kvHeads: number },
+  rows: number,
+  lists: readonly (readonly number[])[],
+  listStride: number,
+  weights: Float32Array | undefined,
+): Promise<Selection> {
+  const indices = new Uint32Array(lists.length * listStride).fill(0xffffffff);
+  lists.forEach((list, ix) => indices.set(list, ix * listStride));
+  const on = async (name: string, array: Uint32Array | Float32Array) => {
+    const { buffer, bytes } = await gpu.upload(name, array);
+    return { buffer, offset: 0, size: bytes };
+  };
+  const buffers = {
+    indices: await on("indices", indices),
+    lengths: await on("lengths", Uint32Array.from(lists, (list) => list.length)),
+    ...(weights ? { weights: await on("weights", weights) } : {}),
+  };
+  const weightStride = weights ? weights.length / lists.length : 0;
+  const layer: LayerShape = { ...shape, subvectors: 1, centroids: 1, augmented: false };
+  return new Selection(layer, rows, { listStride, weightStride }, buffers, () => Promise.resolve({} as SelectionData));
+}
+
+for (const weighted of [false, true]) {
+  gpuTest(
+    `Attention: lists of any length, empty ones give zeros${weighted ? ", weights as log-weights" : ""}`,
+    async (gpu) => {
+      const shape = { batch: 2, heads: 4, kvHeads: 2, headWidth: 64 }, rows = 2, stride = 900, D = 64;
+      const random = new Random(3), nLists = 2 * 4 * rows, listStride = 700;
+      const keys = gaussian(4 * stride * D, 1), values = gaussian(4 * stride * D, 2), query = gaussian(nLists * D, 3);
+      // Values of no token at all must not reach the result.
+      for (let kv = 0; kv < 4; kv++) keys.fill(NaN, (kv * stride + 890) * D, (kv + 1) * stride * D);
+      for (let kv = 0; kv < 4; kv++) values.fill(NaN, (kv * stride + 890) * D, (kv + 1) * stride * D);
+      const lengths = [0, 1, 63, 64, 65, 255, 256, 257, 511, 512, 513, 700, 2, 0, 300, 17];
+      const lists = lengths.map((length) => {
+        const all = Array.from({ length: 890 }, (_, i) => i);
+        for (let i = 0; i < length; i++) {
+          const other = i + random.below(890 - i);
+          [all[i], all[other]] = [all[other], all[i]];
+        }
+        return all.slice(0, length).sort((a, b) => a - b);
+      });
+      const weights = weighted
+        ? Float32Array.from({ length: nLists * stride }, () => random.below(4) === 0 ? 0 : 0.1 + random.uniform())
+        : undefined;
+      if (weights) { for (const token of lists[4]) weights[4 * stride + token] = 0; // all excluded
+       }
+      const selection = await selectionOf(gpu, shape, rows, lists, listStride, weights);
+      using keysOnGpu = await upload(gpu, "keys", keys, "f32");
+      using valuesOnGpu = await upload(gpu, "values", values, "f32");
+      using attention = await Attention.create({ ...shape, weights: weighted, device: gpu.device });
+      const step = { query, keys: keysOnGpu.buffer, values: valuesOnGpu.buffer, stride, tokens: stride, selection };
+      const got = await (await attention.attend(step)).read();
+      const expected = reference(
+        shape,
+        query,
+        keys,
+        values,
+        stride,
+        rows,
+        (list) => lists[list].map((token) => [token, weights ? weights[list * stride + token] : 1] as const),
+      );
+      const error = worstError(got, expected, D);
+      assert(error <= BOUND.f32, String(error));
+      assertEquals([...got.subarray(0, D)], new Array(D).fill(0));
+      if (weighted) assertEquals([...got.subarray(4 * D, 5 * D)], new Array(D).fill(0));
+      for (const { buffer } of Object.values(selection.buffers!)) buffer.destroy();
+    },
+  );
+}
+
+gpuTest("Attention: over an index's selection, recorded in the same pass", async (gpu) => {
+  const shape = { heads: 4, kvHeads: 2, headWidth: 32 }, tokens = 600, D = 32;
+  using index = await PqIndexer.create({
+    ...shape,
+    subvectors: 2,
+    bits: 4,
+    sinkSize: 4,
+    windowSize: 16,
+    heavySize: 40,
+    device: gpu.device,
+    weights: true,
+    capacity: 700,
+  });
+  const keys = gaussian(2 * tokens * D, 1), values = gaussian(2 * 700 * D, 2), query = gaussian(4 * D, 3);
+  await index.append(keys);
+  await index.train();
+  const cache = new Float32Array(2 * 700 * D);
+  for (let kv = 0; kv < 2; kv++) cache.set(keys.subarray(kv * tokens * D, (kv + 1) * tokens * D), kv * 700 * D);
+  using keysOnGpu = await gpu.upload("keys", cache);
+  using valuesOnGpu = await gpu.upload("values", values);
+  using queryOnGpu = await gpu.upload("query", query);
+  using attention = await Attention.create({ ...shape, device: gpu.device });
+  await attention.reserve(700);
+  const encoder = gpu.device.createCommandEncoder();
+  const pass = encoder.beginComputePass();
+  const selection = index.record(pass, { query: queryOnGpu.buffer });
+  const step: AttentionStep = {
+    query: queryOnGpu.buffer,
+    keys: keysOnGpu.buffer,
+    values: valuesOnGpu.buffer,
+    stride: 700,
+    tokens,
+    selection,
+  };
+  const result = attention.record(pass, step);
+  pass.end();
+  gpu.device.queue.submit([encoder.finish()]);
+  const got = await result.read(), { indices, lengths, listStride } = await selection.read();
+  const listed = (list: number) =>
+    [...indices.subarray(list * listStride, list * listStride + lengths[list])].map((token) => [token, 1] as const);
+  const error = worstError(got, reference({ batch: 1, ...shape }, query, cache, values, 700, 1, listed), D);
+  assert(error <= BOUND.f32 && lengths.every((length) => length === 60), String(error));
+
+  using small = await gpu.upload("keys", new Float32Array(100));
+  for (
+    const [change, message] of [
+      [{ keys: small.buffer }, "must hold"],
+      [{ keys: cache }, "must be GPU buffers"],
+      [{ stride: 500 }, "stride must be an integer that holds all tokens"],
+      [{ selection: undefined, rows: 65 }, "rows must be an integer 1 to 64"],
+      [{ query: new Float32Array(7) }, "query must be f32"],
+      [{
+        selection: new Selection(
+          { batch: 1, heads: 3, kvHeads: 1 } as LayerShape,
+          1,
+          selection,
+          selection.buffers,
+          () => selection.read(),
+        ),
+      }, "1 x 4 lists"],
+      [{
+        selection: new Selection(
+          { batch: 1, heads: 4, kvHeads: 2 } as LayerShape,
+          1,
+          selection,
+          undefined,
+          () => selection.read(),
+        ),
+      }, "lie on the GPU"],
+    ] as const
+  ) {
+    await assertRejects(() => attention.attend({ ...step, ...change } as unknown as AttentionStep), Error, message);
+  }
+  assertEquals(await (await attention.attend(step)).read(), got, "as before after refused calls");
+  await assertRejects(() => result.read(), RangeError, "there was one since");
+  for (
+    const [change, message] of [
+      [{ headWidth: 36 }, "a multiple of 8"],
+      [{ headWidth: 264 }, "at most 256"],
+      [{ kvHeads: 3 }, "kvHeads must divide heads"],
+      [{ heads: 0 }, "heads must be an integer"],
+      [{ elements: "bf16" }, '"f32" or "f16"'],
+    ] as const
+  ) {
+    await assertRejects(
+      () =>
+        Attention.create(
+          { ...shape, ...change, device: gpu.device } as unknown as Parameters<typeof Attention.create>[0],
+        ),
+      RangeError,
+      message,
+    );
+  }
+  assertEquals(pipelineById("cpu").runsOn, "cpu");
+});
+
+for (const elements of ["f32", "f16"] as const) {
+  gpuTest(`attend_parts and attend_merge: as their twins, ${elements}`, async (gpu) => {
+    const shape: LayerShape = {
+      batch: 1,
+      heads: 4,
+      kvHeads: 2,
+      headWidth: 136,
+      subvectors: 1,
+      centroids: 1,
+      augmented: false,
+    };
+    const base: StepShape = {
+      nCoded: 0,
+      nNew: 0,
+      firstNewKey: 0,
+      nNewKeys: 0,
+      initOffset: 0,
+      codedStride: 0,
+      heavyStride: 0,
+      listStride: 310,
+      weightStride: 400,
+      keyStride: 400,
+      attended: 300,
+      rows: [row(390, 0, 0, 0, 0), row(391, 0, 0, 0, 0)],
+    };
+    const random = new Random(1), lists = 8;
+    const inputs = {
+      query: gaussian(lists * 136, 1),
+      keys: gaussian(2 * 400 * 136, 2),
+      values: gaussian(2 * 400 * 136, 3),
+      indices: Uint32Array.from({ length: lists * 310 }, () => random.below(390)),
+      lengths: Uint32Array.from([0, 300, 64, 65, 1, 299, 128, 200]),
+      weights: Float32Array.from({ length: lists * 400 }, () => Math.max(0, random.uniform() - 0.2)),
+    };
+    const words = (array: Float32Array) => elements === "f32" ? array : new Uint32Array(toHalf(array).buffer);
+    for (const subgroupSize of gpu.subgroupSize > 0 ? [0, gpu.subgroupSize] : [0]) {
+      for (const [invocations, weights] of [[64, true], [128, false]] as const) {
+        const options: AttendOptions = { elements, tokens: "listed", weights, invocations, subgroupSize };
+        const given = { ...inputs, keys: words(inputs.keys), values: words(inputs.values) };
+        const parts = await runKernel(gpu, attendParts(options), shape, base, given);
+        assertClose(
+          parts.gpu.partial,
+          parts.twin.partial,
+          (ix) => 2e-5 * (1 + Math.abs(parts.twin.partial[ix])),
+          "partial",
+        );
+        const merged = await runKernel(gpu, attendMerge(options), shape, base, { partial: parts.gpu.partial });
+        assertClose(merged.gpu.output, merged.twin.output, 2e-6, "output");
+      }
+    }
+  });
+}
