@@ -2506,7 +2506,6 @@ fn is_listed(row: Row, token: u32) -> bool {
 // Entry \`at\` of the new list in place of that of the old one. No other invocation reads or writes it, and a weight is
 // cleared only if no entry of the new list sets it: so no barrier for storage is needed, which takes 0.6 us on an H200.
 fn replace(list_ix: u32, row: Row, at: u32, n_old: u32, old: u32) {
-  if (at < n_old && !is_listed(row, old)) { set_weight(list_ix, old, 0.0); }
   if (at < row.list_length) {
     var token = at;
     if (at >= row.n_sink) {
@@ -2520,6 +2519,7 @@ fn replace(list_ix: u32, row: Row, at: u32, n_old: u32, old: u32) {
     indices[list_ix * params.list_stride + at] = token;
     set_weight(list_ix, token, 1.0);
   }
+  if (at < n_old && !is_listed(row, old)) { set_weight(list_ix, old, 0.0); }
 }
 
 // Writes the list; the first two entries of every invocation were read before.
@@ -2691,15 +2691,21 @@ fn make_list(lane: u32, list_ix: u32) {
     workgroupBarrier();
     if (n_members <= MOST_MEMBERS && lane < n_members) { take_member(lane, cut.need); }
     workgroupBarrier();
-    if (lane == 0u) { wg_is_done = u32((atomicLoad(&wg_taken) & 0xfffffu) == row.n_heavy); }
-    if (workgroupUniformLoad(&wg_is_done) == 0u) { take_exactly(lane, entries, row, cut); }
-
-    let n_ranges = atomicLoad(&wg_taken) >> 20u;
-    gather(lane, kv, row.n_heavy, n_ranges);
-    if (HEAVY_ROOM > WG) {
-      for (var i = lane + WG; i < HEAVY_ROOM; i += WG) { gather(i, kv, row.n_heavy, n_ranges); }
+    let taken = atomicLoad(&wg_taken);
+    let is_done = (taken & 0xfffffu) == row.n_heavy;
+    if (is_done) {
+      gather(lane, kv, row.n_heavy, taken >> 20u);
+      if (HEAVY_ROOM > WG) {
+        for (var i = lane + WG; i < HEAVY_ROOM; i += WG) { gather(i, kv, row.n_heavy, taken >> 20u); }
+      }
     }
-    workgroupBarrier();
+    if (lane == 0u) { wg_is_done = u32(is_done); }
+    if (workgroupUniformLoad(&wg_is_done) == 0u) {
+      take_exactly(lane, entries, row, cut);
+      let n_ranges = atomicLoad(&wg_taken) >> 20u;
+      for (var i = lane; i < HEAVY_ROOM; i += WG) { gather(i, kv, row.n_heavy, n_ranges); }
+      workgroupBarrier();
+    }
     sort_taken(lane, row.n_heavy);
   }
   write_list(lane, list_ix, row, n_old, old);
@@ -2781,19 +2787,6 @@ fn offer(lane: u32, highest: u32, not_lowest: u32) {
   if (highest != NO_CANDIDATE) {
     atomicMax(&wg_highest, highest);
     atomicMax(&wg_not_lowest, not_lowest);
-  }
-}
-`,
-  "topk/extremes_subgroup.wgsl": `// In place of \`extremes.wgsl\` where there are subgroups: one invocation of each offers for all.
-
-enable subgroups;
-
-fn offer(lane: u32, highest: u32, not_lowest: u32) {
-  let high = subgroupMax(highest);
-  let not_low = subgroupMax(not_lowest);
-  if (lane % SUBGROUP_SIZE == 0u) {
-    atomicMax(&wg_highest, high);
-    atomicMax(&wg_not_lowest, not_low);
   }
 }
 `,
@@ -3087,32 +3080,39 @@ fn scan_inclusive(lane: u32, value: vec2u) -> vec2u {
   return vec2u(sum & 0xffffu, sum >> 16u);
 }
 `,
-  "topk/scan_subgroup.wgsl": `// Shared part of the kernels that count with one workgroup: prefix sums within subgroups, then over subgroups: one
-// barrier in place of one per doubling. Needs WG; invocations lie in subgroups in order of their index (a test
+  "topk/scan_subgroup.wgsl": `// Shared part of the kernels that count with one workgroup: prefix sums within subgroups, then over subgroups: two
+// barriers in place of one per doubling. Needs WG; invocations lie in subgroups in order of their index (a test
 // checks it). A barrier must separate two calls.
 //
-// No shuffles, which on an NVIDIA H200 would take 90 ns in place of 150: compiled into these kernels they ran before
-// the subgroup was together again and gave wrong sums (driver 580); WGSL has no way to ask for that.
+// Of the subgroup functions only the prefix sum is used. On an NVIDIA H200 (driver 580) shuffles that were compiled into
+// these kernels ran before the subgroup was together again and gave wrong sums; and with subgroupAdd for the sums over
+// subgroups, which would save a barrier, code_list by 256 and a variant of cell_list gave wrong lists, whatever
+// barriers stood around it. The same sums by the prefix sum are right.
 
 enable subgroups;
 
 override SUBGROUP_SIZE: u32;
 override N_SUBGROUPS: u32 = (WG + SUBGROUP_SIZE - 1u) / SUBGROUP_SIZE;
 
-var<workgroup> wg_scan: array<u32, N_SUBGROUPS>;  // 4 bytes per subgroup
+var<workgroup> wg_scan: array<u32, N_SUBGROUPS>;         // 4 bytes per subgroup
+var<workgroup> wg_scan_before: array<u32, N_SUBGROUPS>;  // 4 bytes per subgroup
 
 // Inclusive prefix sums over the workgroup.
 fn scan_sum(lane: u32, value: u32) -> u32 {
   let subgroup = lane / SUBGROUP_SIZE;
   let within = lane % SUBGROUP_SIZE;
+  let is_last = within == SUBGROUP_SIZE - 1u;
   let sum = subgroupInclusiveAdd(value);
-  if (within == SUBGROUP_SIZE - 1u) { wg_scan[subgroup] = sum; }
+  if (is_last) { wg_scan[subgroup] = sum; }
   workgroupBarrier();
-  var before = select(0u, wg_scan[min(within, N_SUBGROUPS - 1u)], within < subgroup);
+  var others = select(0u, wg_scan[min(within, N_SUBGROUPS - 1u)], within < subgroup);
   if (N_SUBGROUPS > SUBGROUP_SIZE) {
-    for (var i = within + SUBGROUP_SIZE; i < subgroup; i += SUBGROUP_SIZE) { before += wg_scan[i]; }
+    for (var i = within + SUBGROUP_SIZE; i < subgroup; i += SUBGROUP_SIZE) { others += wg_scan[i]; }
   }
-  return subgroupAdd(before) + sum;
+  let before = subgroupInclusiveAdd(others);
+  if (is_last) { wg_scan_before[subgroup] = before; }
+  workgroupBarrier();
+  return wg_scan_before[subgroup] + sum;
 }
 `,
   "topk/topk.wgsl": `// topk: the n_heavy highest ranks of a list, best first; equal ranks by position, lower first.

@@ -95,13 +95,13 @@ Deno.test("planStep: e08 takes one dispatch by cells, and e07's plan where cells
   assertEquals(names({}), ["cell_step"]);
   assertEquals(names({}, roomy, 2 ** 20), ["cell_step"]);
   assertEquals(names({}, roomy, 100), ["cell_step"]); // lists everything
-  assertEquals(names({ subvectors: 4, bits: 3, heavySize: 1024 }), ["cell_step"]);
+  assertEquals(names({ subvectors: 4, bits: 3, heavySize: 512 }), ["cell_step"]);
   assertEquals(names({ windowSize: 0 }), ["assign_packed", "cell_step"]); // the new key is a candidate itself
   assertEquals(names({}, DEFAULT_DEVICE), ["assign_packed", "cell_list"]); // 8 buffers
   assertEquals(names({}, { ...roomy, info: { isSoftware: true } }), ["assign_packed", "cell_list"]);
   const tiles = ["score_tiles", "code_list"];
   assertEquals(names({ subvectors: 4, bits: 4 }), tiles); // 65,536 cells
-  assertEquals(names({ heavySize: 1100 }), tiles);
+  assertEquals(names({ heavySize: 600 }), tiles);
   assertEquals(names({ sinkSize: { ratio: 0.01 } }), tiles);
   const small = { ...roomy, limits: { ...limits, maxStorageBufferBindingSize: 2 ** 24 } };
   assertEquals(names({}, small), ["cell_step"]);

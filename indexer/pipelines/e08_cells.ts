@@ -13,7 +13,7 @@
  * What it costs: four bytes per token and KV head for the postings, beside M for the codes, and as many again as
  * C^M / 16 per 256 tokens while they are made.
  *
- * Where there are more than 4,096 cells, K is above 1,024 or a ratio, the sink is a ratio, or a device binds less memory than
+ * Where there are more than 4,096 cells, K is above 512 or a ratio, the sink is a ratio, or a device binds less memory than
  * the postings need, the plan keeps e07's kernels.
  *
  * @module
@@ -35,8 +35,8 @@ import type { Pipeline, PlanContext } from "./pipeline.ts";
 
 const ACTION = "plan e08 with these sizes";
 
-/** The most heavy tokens: as many as a workgroup's memory holds with everything else. */
-const MOST_HEAVY = 1024;
+/** The most heavy tokens: putting them in order grows with their square. */
+const MOST_HEAVY = 512;
 
 /** The fewest invocations of cell_list and cell_step, whose tail is four tokens per invocation. */
 const LEAST_INVOCATIONS = 256;

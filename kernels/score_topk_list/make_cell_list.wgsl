@@ -293,7 +293,6 @@ fn is_listed(row: Row, token: u32) -> bool {
 // Entry `at` of the new list in place of that of the old one. No other invocation reads or writes it, and a weight is
 // cleared only if no entry of the new list sets it: so no barrier for storage is needed, which takes 0.6 us on an H200.
 fn replace(list_ix: u32, row: Row, at: u32, n_old: u32, old: u32) {
-  if (at < n_old && !is_listed(row, old)) { set_weight(list_ix, old, 0.0); }
   if (at < row.list_length) {
     var token = at;
     if (at >= row.n_sink) {
@@ -307,6 +306,7 @@ fn replace(list_ix: u32, row: Row, at: u32, n_old: u32, old: u32) {
     indices[list_ix * params.list_stride + at] = token;
     set_weight(list_ix, token, 1.0);
   }
+  if (at < n_old && !is_listed(row, old)) { set_weight(list_ix, old, 0.0); }
 }
 
 // Writes the list; the first two entries of every invocation were read before.
@@ -478,15 +478,21 @@ fn make_list(lane: u32, list_ix: u32) {
     workgroupBarrier();
     if (n_members <= MOST_MEMBERS && lane < n_members) { take_member(lane, cut.need); }
     workgroupBarrier();
-    if (lane == 0u) { wg_is_done = u32((atomicLoad(&wg_taken) & 0xfffffu) == row.n_heavy); }
-    if (workgroupUniformLoad(&wg_is_done) == 0u) { take_exactly(lane, entries, row, cut); }
-
-    let n_ranges = atomicLoad(&wg_taken) >> 20u;
-    gather(lane, kv, row.n_heavy, n_ranges);
-    if (HEAVY_ROOM > WG) {
-      for (var i = lane + WG; i < HEAVY_ROOM; i += WG) { gather(i, kv, row.n_heavy, n_ranges); }
+    let taken = atomicLoad(&wg_taken);
+    let is_done = (taken & 0xfffffu) == row.n_heavy;
+    if (is_done) {
+      gather(lane, kv, row.n_heavy, taken >> 20u);
+      if (HEAVY_ROOM > WG) {
+        for (var i = lane + WG; i < HEAVY_ROOM; i += WG) { gather(i, kv, row.n_heavy, taken >> 20u); }
+      }
     }
-    workgroupBarrier();
+    if (lane == 0u) { wg_is_done = u32(is_done); }
+    if (workgroupUniformLoad(&wg_is_done) == 0u) {
+      take_exactly(lane, entries, row, cut);
+      let n_ranges = atomicLoad(&wg_taken) >> 20u;
+      for (var i = lane; i < HEAVY_ROOM; i += WG) { gather(i, kv, row.n_heavy, n_ranges); }
+      workgroupBarrier();
+    }
     sort_taken(lane, row.n_heavy);
   }
   write_list(lane, list_ix, row, n_old, old);

@@ -22,7 +22,7 @@ export function narrowParts(scan: Scan): string[] {
   return [
     "topk/rank.wgsl",
     scanPart(scan),
-    scan.subgroupSize > 0 ? "topk/extremes_subgroup.wgsl" : "topk/extremes.wgsl",
+    "topk/extremes.wgsl",
     "topk/scan_pair.wgsl",
     "topk/narrow.wgsl",
   ];
@@ -55,5 +55,5 @@ export function scanOverrides({ invocations, subgroupSize }: Scan): Record<strin
 
 /** Bytes of workgroup memory that the scan takes. */
 export function scanBytes({ invocations, subgroupSize }: Scan): number {
-  return subgroupSize > 0 ? Math.ceil(invocations / subgroupSize) * 4 : 8 * invocations;
+  return subgroupSize > 0 ? 2 * Math.ceil(invocations / subgroupSize / 4) * 16 : 8 * invocations;
 }

@@ -1,0 +1,214 @@
+/**
+ * Measures decode attention over a selection and over all cached tokens, verified first: `deno task bench:attend`. On a host
+ * without the tasks: `deno run -A bench/attend.ts`.
+ *
+ * @module
+ */
+
+import { Attention, type AttentionStep } from "../indexer/attention.ts";
+import { Random } from "../indexer/kmeans.ts";
+import { Selection } from "../indexer/selection.ts";
+import type { OwnedBuffer } from "../kernels/gpu/buffers.ts";
+import { Gpu } from "../kernels/gpu/device.ts";
+import { PassTimer } from "../kernels/gpu/timing.ts";
+import { bold, type Command, prepareOutput, Progress, runCommand, UsageError, verdict } from "../experiments/cli.ts";
+import { gaussian } from "../experiments/inputs/synthetic.ts";
+import { Bench } from "../experiments/measure.ts";
+import { provenance } from "../experiments/provenance.ts";
+import { summarize, type Summary } from "../experiments/stats.ts";
+
+/** One kind of attention. */
+export interface AttendRow {
+  /** "listed" (sink, heavy and window tokens) or "all" (dense). */
+  readonly attends: "listed" | "all";
+  /** How keys and values are kept. */
+  readonly elements: "f32" | "f16";
+  /** N. */
+  readonly tokens: number;
+  /** Tokens that each head attends to. */
+  readonly attended: number;
+  /** GPU pass, µs. */
+  readonly gpuUs: Summary | null;
+  /** Bytes of keys and values that must be read. */
+  readonly bytes: number;
+  /** ‖o − o_f64‖ / ‖o_f64‖ of the worst of the heads that were checked. */
+  readonly error: number;
+  /** Whether that is within the bound. */
+  readonly verified: boolean;
+}
+
+const HEADS = 32, WIDTH = 128, LISTED = 384;
+const BOUND = 1e-5;
+
+const COMMAND: Command = {
+  name: "bench:attend",
+  summary: `Measures attention of ${HEADS} heads of width ${WIDTH} over ${LISTED} listed tokens, and over all.`,
+  flags: {
+    tokens: { value: "N,…", help: "numbers of cached tokens (default 32000,131072; in software 4096)" },
+    samples: { value: "N", help: "timed passes each (default 100; in software 3)" },
+    json: { value: "FILE", help: "write the results" },
+  },
+};
+
+/** The output of one head in f64. */
+function exactHead(
+  query: Float32Array,
+  keys: ArrayLike<number>,
+  values: ArrayLike<number>,
+  head: number,
+  stride: number,
+  tokens: ArrayLike<number>,
+): Float64Array {
+  const scores = Float64Array.from({ length: tokens.length }, (_, i) => {
+    let sum = 0;
+    const at = (head * stride + tokens[i]) * WIDTH;
+    for (let j = 0; j < WIDTH; j++) sum += query[head * WIDTH + j] * keys[at + j];
+    return sum / Math.sqrt(WIDTH);
+  });
+  const largest = scores.reduce((a, b) => Math.max(a, b));
+  const shares = scores.map((score) => Math.exp(score - largest)), total = shares.reduce((a, b) => a + b, 0);
+  const output = new Float64Array(WIDTH);
+  for (let i = 0; i < tokens.length; i++) {
+    const at = (head * stride + tokens[i]) * WIDTH;
+    for (let j = 0; j < WIDTH; j++) output[j] += shares[i] / total * values[at + j];
+  }
+  return output;
+}
+
+/** Gaussian keys and values of all heads; values of one head repeat in the next, which costs the GPU the same. */
+function drawCache(tokens: number, seed: number): Float32Array<ArrayBuffer> {
+  const all = new Float32Array(HEADS * tokens * WIDTH), one = gaussian(tokens * WIDTH, seed);
+  for (let head = 0; head < HEADS; head++) all.set(one, head * one.length);
+  return all;
+}
+
+async function timePasses(gpu: Gpu, attention: Attention, step: AttentionStep, samples: number): Promise<number[]> {
+  using timer = await PassTimer.create(gpu, 20);
+  const all: number[] = [];
+  const warm = async (passes: number) => {
+    await attention.reserve(1);
+    await gpu.submit("warm up", (encoder) => {
+      for (let k = 0; k < passes; k++) {
+        const pass = encoder.beginComputePass();
+        attention.record(pass, step);
+        pass.end();
+      }
+    });
+  };
+  const from = performance.now();
+  while (!gpu.info.isSoftware && performance.now() - from < 500) {
+    await warm(40);
+    await gpu.fence();
+  }
+  while (timer && all.length < samples) {
+    const count = Math.min(20, samples - all.length);
+    if (!gpu.info.isSoftware) await warm(40);
+    await attention.reserve(1);
+    await gpu.submit("timed attention", (encoder) => {
+      for (let k = 0; k < count; k++) {
+        const pass = timer.beginPass(encoder, "attend");
+        attention.record(pass, step);
+        pass.end();
+      }
+    });
+    all.push(...(await timer.read()).map(({ us }) => us));
+  }
+  return all;
+}
+
+if (import.meta.main) {
+  await runCommand(COMMAND, async (args) => {
+    const gpu = await Gpu.shared(), software = gpu.info.isSoftware;
+    const numbers = (args.text("tokens") ?? (software ? "4096" : "32000,131072")).split(",").map((value) => {
+      if (!/^\d+$/.test(value) || Number(value) < LISTED || Number(value) > 2 ** 18) {
+        throw new UsageError(`Cannot use --tokens ${value} as each must be an integer ${LISTED} to ${2 ** 18}`);
+      }
+      return Number(value);
+    });
+    const samples = args.text("samples") ? args.integer("samples", 1, 100_000) : software ? 3 : 100;
+    await prepareOutput(args.text("json"));
+    const about = await provenance(gpu.info);
+    const copyGBs = await Bench.copyBandwidth(gpu, software ? 2 ** 24 : 2 ** 28) ?? 0;
+    console.log(`Adapter: ${about.adapter}; copy ${copyGBs.toFixed(0)} GB/s (read and written)`);
+    console.log(bold("        N  attends to  cache   GPU µs     sd    GB/s  of copy      error"));
+    const progress = new Progress(), rows: AttendRow[] = [];
+    for (const tokens of numbers) {
+      progress.phase(`N ${tokens.toLocaleString("en")}: draw keys and values`);
+      const random = new Random(tokens), query = gaussian(HEADS * WIDTH, 3);
+      const cache = [drawCache(tokens, 1), drawCache(tokens, 2)];
+      const lists = Array.from({ length: HEADS }, () => {
+        const picked = new Set<number>();
+        for (let i = 0; i < LISTED / 3; i++) picked.add(i).add(tokens - 1 - i);
+        while (picked.size < LISTED) picked.add(random.below(tokens));
+        return Uint32Array.from(picked).sort();
+      });
+      const indices = new Uint32Array(HEADS * LISTED);
+      lists.forEach((list, head) => indices.set(list, head * LISTED));
+      using indicesOnGpu = await gpu.upload("indices", indices);
+      using lengthsOnGpu = await gpu.upload("lengths", new Uint32Array(HEADS).fill(LISTED));
+      using queryOnGpu = await gpu.upload("query", query);
+      const range = ({ buffer, bytes }: OwnedBuffer) => ({ buffer, offset: 0, size: bytes });
+      for (const elements of ["f16", "f32"] as const) {
+        const held = elements === "f32" ? cache : cache.map((array) => new Float16Array(array));
+        const words = held.map((array) => new Uint32Array(array.buffer as ArrayBuffer));
+        if (words[0].byteLength > gpu.limits.maxStorageBufferBindingSize) continue;
+        using keys = await gpu.upload("keys", words[0]);
+        using values = await gpu.upload("values", words[1]);
+        using attention = await Attention.create({ heads: HEADS, headWidth: WIDTH, elements, device: gpu.device });
+        const selection = new Selection(
+          attention.shape,
+          1,
+          { listStride: LISTED, weightStride: 0 },
+          { indices: range(indicesOnGpu), lengths: range(lengthsOnGpu) },
+          () => Promise.reject(new Error("not needed")),
+        );
+        for (const attends of ["listed", "all"] as const) {
+          progress.phase(`N ${tokens.toLocaleString("en")}: ${attends}, ${elements}`);
+          const step: AttentionStep = {
+            query: queryOnGpu.buffer,
+            keys: keys.buffer,
+            values: values.buffer,
+            stride: tokens,
+            tokens,
+            ...(attends === "listed" ? { selection } : {}),
+          };
+          const output = await (await attention.attend(step)).read();
+          let error = 0;
+          for (const head of [0, HEADS - 1]) {
+            const own = attends === "listed" ? lists[head] : Uint32Array.from({ length: tokens }, (_, i) => i);
+            const exact = exactHead(query, held[0], held[1], head, tokens, own);
+            const difference = exact.reduce((sum, x, j) => sum + (x - output[head * WIDTH + j]) ** 2, 0);
+            error = Math.max(error, Math.sqrt(difference / exact.reduce((sum, x) => sum + x * x, 0)));
+          }
+          const times = await timePasses(gpu, attention, step, samples);
+          const attended = attends === "listed" ? LISTED : tokens;
+          const row: AttendRow = {
+            attends,
+            elements,
+            tokens,
+            attended,
+            gpuUs: times.length > 0 ? summarize(times) : null,
+            bytes: 2 * HEADS * attended * WIDTH * (elements === "f32" ? 4 : 2),
+            error,
+            verified: error <= BOUND,
+          };
+          rows.push(row);
+          progress.done();
+          const us = row.gpuUs?.median ?? NaN, rate = row.bytes / us / 1e3;
+          console.log(
+            `${tokens.toLocaleString("en").padStart(9)}  ${(attends === "all" ? "all" : `${LISTED}`).padStart(10)}  ${
+              elements.padStart(5)
+            } ${us.toFixed(1).padStart(8)} ${(row.gpuUs?.sd ?? NaN).toFixed(1).padStart(6)} ${
+              rate.toFixed(0).padStart(7)
+            } ${`${(100 * rate / copyGBs).toFixed(0)} %`.padStart(8)} ${error.toExponential(1).padStart(10)}  ${
+              verdict(row.verified ? "✓" : "✗ WRONG", row.verified)
+            }`,
+          );
+        }
+      }
+    }
+    const json = args.text("json");
+    if (json) await Deno.writeTextFile(json, JSON.stringify({ rows, copyGBs, provenance: about }, null, 1) + "\n");
+    return rows.every(({ verified }) => verified) ? 0 : 1;
+  });
+}
