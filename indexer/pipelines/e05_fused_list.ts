@@ -8,7 +8,7 @@
  * cleared, 4 · (S + W + K) bytes per list instead of 4 · N.
  *
  * Predicted: merge 79, four list kernels and sort 44 and weights 13 µs become one kernel of about 25.
- * Measured (seed configuration; GPU pass) on an NVIDIA H200: 70.7 µs after 169; merge_list takes 15.4 in a pass of its own, of
+ * Measured (seed configuration; GPU pass) on an NVIDIA H200: 70.5 µs after 169; merge_list takes 15.4 in a pass of its own, of
  * which 3.7 are the pass.
  *
  * The plan keeps e04's kernels where that falls back to e03's.

@@ -7,7 +7,7 @@
  * chain of a distance is d / 16 + 4 long. Where a new key is a candidate, it is coded first, as in e05.
  *
  * Predicted: the 12.5 µs that assign_packed takes beside its pass, and 1.7 for the dispatch, go.
- * Measured (seed configuration; GPU pass) on an NVIDIA H200: 56.6 µs after 70.7, and as much, 56.3, without a new key: coding is
+ * Measured (seed configuration; GPU pass) on an NVIDIA H200: 56.3 µs after 70.5, and as much, 56.2, without a new key: coding is
  * hidden. Beside the tiles, where it was tried first, it cost 3 µs: workgroups of 1,024 leave no room for others. On
  * llvmpipe, which has nothing idle, a step with a new key is slower than e05: it loses there.
  *

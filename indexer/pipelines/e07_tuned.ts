@@ -16,9 +16,9 @@
  *   histogram: 20.4 to 18.3 for the step.
  * - Lost: copies of the table against bank conflicts (no gain), f16 entries (e07h).
  *
- * Measured (GPU pass, `bench/results/`): 18.3 µs after 56.6, 26.0 after 176 at 131,072 tokens, 30.8 after 328 at 262,144. An
- * empty pass takes 3.7 of it and a second dispatch 1.7; score_tiles 7.8 and code_list 5.7 beyond their own passes. On
- * llvmpipe (2 cores), where nothing else ran, 26 ms after 125: 4.9 × the baseline in that run.
+ * Measured (GPU pass, `bench/results/`): 18.3 µs after 56.3, 26.2 after 176 at 131,072 tokens, 30.7 after 327 at 262,144, 76.9
+ * after 1,187 at 1,048,576 (weights off). An empty pass takes 3.7 of it and a second dispatch 1.7; score_tiles 7.8 and code_list
+ * 5.7 beyond their own passes. On llvmpipe (2 cores), where nothing else ran, 26 ms after 125: 4.9 × the baseline in that run.
  *
  * @module
  */

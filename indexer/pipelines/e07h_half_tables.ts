@@ -8,10 +8,9 @@
  * What it costs: an entry is off by 2⁻¹⁰ of itself at most (`halfBound`), so lists may exchange tokens whose scores are
  * nearly equal; entries beyond ±65,504 saturate. It agrees with the others' codes to the byte, not with their lists.
  *
- * Measured on an NVIDIA H200 (GPU pass): as e07 at 4,096 tokens (17.8 and 17.7 µs), K 64 (18.1 and 18.1) and 128 heads
- * (26.4 and 26.5); 2 µs slower at the seed configuration (20.5 and 18.3) and 8 heads (19.9 and 17.5), where rounding makes
- * ties and the last bin of some list then holds too many to compare them; but 11.3 µs per layer where 32 layers share a
- * pass, after 14.5. No clear gain: lookups were not what scoring waits for. On llvmpipe 18 ms after 26 in the same run.
+ * Measured on an NVIDIA H200 (GPU pass): as e07 at 4,096 tokens (17.7 and 17.5 µs), K 64 (18.2 and 18.2) and 128 heads
+ * (27.3 and 27.2); 3 µs slower at the seed configuration (21.1 and 18.3) and 8 heads (20.3 and 17.5), where rounding makes
+ * ties and the last bin of some list then holds too many to compare them. No clear gain: lookups were not what scoring waits for. On llvmpipe 18 ms after 26 in the same run.
  *
  * Where a device has no f16, or tiles do not fit, the plan keeps e07's kernels.
  *

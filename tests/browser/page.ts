@@ -5,12 +5,15 @@
  * @module
  */
 
+import { attendMerge, attendParts } from "../../kernels/attend/attend.ts";
+import { Attention } from "../../indexer/attention.ts";
 import { checkCodes, checkSelection } from "../../indexer/checks.ts";
 import { type PqConfig, resolveConfig } from "../../indexer/config.ts";
 import { e07 } from "../../indexer/pipelines/e07_tuned.ts";
 import { PIPELINES } from "../../indexer/pipelines/mod.ts";
 import { PqIndexer } from "../../indexer/pq_indexer.ts";
 import { type DeviceFacts, Gpu } from "../../kernels/gpu/device.ts";
+import type { Kernel } from "../../kernels/gpu/kernel.ts";
 import { composeWgsl } from "../../kernels/gpu/wgsl.ts";
 
 /** What the page reports. */
@@ -72,31 +75,49 @@ function devices(gpu: Gpu): DeviceFacts[] {
   return all;
 }
 
+/** Every kernel of attention. */
+function attentionKernels(gpu: Gpu): Kernel[] {
+  const all: Kernel[] = [];
+  for (const elements of ["f32", "f16"] as const) {
+    for (const tokens of ["listed", "all"] as const) {
+      for (const weights of tokens === "listed" ? [false, true] : [false]) {
+        for (const subgroupSize of [0, Math.max(16, gpu.subgroupSize)]) {
+          const options = { elements, tokens, weights, invocations: 64, subgroupSize };
+          all.push(attendParts(options), attendMerge(options));
+        }
+      }
+    }
+  }
+  return all;
+}
+
 async function compileAll(gpu: Gpu): Promise<Pick<Report, "texts" | "without" | "withSubgroups" | "messages">> {
   const seen = new Set<string>(), messages: string[] = [], without: string[] = [];
+  const compile = async (kernel: Kernel) => {
+    const { code, locate } = composeWgsl(kernel.wgsl);
+    if (seen.has(code)) return;
+    seen.add(code);
+    if (/^enable f16;/m.test(code) && !gpu.features.has("shader-f16")) {
+      without.push(kernel.name);
+      return;
+    }
+    gpu.device.pushErrorScope("validation");
+    const module = gpu.device.createShaderModule({ label: kernel.name, code });
+    const info = await module.getCompilationInfo();
+    await gpu.device.popErrorScope();
+    for (const { type, lineNum, linePos, message } of info.messages) {
+      const { file, line } = locate(lineNum);
+      messages.push(`${kernel.name}: ${type} ${file}:${line}:${linePos} ${message}`);
+    }
+  };
+  for (const kernel of attentionKernels(gpu)) await compile(kernel);
   for (const metric of ["euclidean", "ip"] as const) {
     for (const heavySize of [64, 4096, { ratio: 0.1 }]) {
       const config = resolveConfig({ ...CONFIG, metric, heavySize });
       for (const device of devices(gpu)) {
         for (const weights of [false, true]) {
           for (const pipeline of PIPELINES) {
-            for (const kernel of pipeline.kernelsFor({ config, device, weights })) {
-              const { code, locate } = composeWgsl(kernel.wgsl);
-              if (seen.has(code)) continue;
-              seen.add(code);
-              if (/^enable f16;/m.test(code) && !gpu.features.has("shader-f16")) {
-                without.push(kernel.name);
-                continue;
-              }
-              gpu.device.pushErrorScope("validation");
-              const module = gpu.device.createShaderModule({ label: kernel.name, code });
-              const info = await module.getCompilationInfo();
-              await gpu.device.popErrorScope();
-              for (const { type, lineNum, linePos, message } of info.messages) {
-                const { file, line } = locate(lineNum);
-                messages.push(`${kernel.name}: ${type} ${file}:${line}:${linePos} ${message}`);
-              }
-            }
+            for (const kernel of pipeline.kernelsFor({ config, device, weights })) await compile(kernel);
           }
         }
       }
@@ -155,7 +176,34 @@ async function runAll(gpu: Gpu): Promise<Pick<Report, "ran" | "problems">> {
       index.destroy();
     }
   }
+  problems.push(...await attend(gpu));
   return { ran, problems };
+}
+
+/** Dense attention of two heads over 900 tokens, so over several parts; what is wrong with it. */
+async function attend(gpu: Gpu): Promise<string[]> {
+  const [heads, D, tokens] = [2, 16, 900];
+  const query = noise(heads * D, 1), keys = noise(heads * tokens * D, 2), values = noise(heads * tokens * D, 3);
+  using keysOnGpu = await gpu.upload("keys", keys);
+  using valuesOnGpu = await gpu.upload("values", values);
+  using attention = await Attention.create({ heads, headWidth: D, device: gpu.device });
+  const step = { query, keys: keysOnGpu.buffer, values: valuesOnGpu.buffer, stride: tokens, tokens };
+  const output = await (await attention.attend(step)).read();
+  const problems: string[] = [];
+  for (let head = 0; head < heads; head++) {
+    const shares = Array.from({ length: tokens }, (_, i) => {
+      let sum = 0;
+      for (let j = 0; j < D; j++) sum += query[head * D + j] * keys[(head * tokens + i) * D + j];
+      return Math.exp(sum / Math.sqrt(D));
+    });
+    const total = shares.reduce((a, b) => a + b, 0);
+    for (let j = 0; j < D; j++) {
+      const exact = shares.reduce((sum, share, i) => sum + share / total * values[(head * tokens + i) * D + j], 0);
+      const got = output[head * D + j];
+      if (!(Math.abs(got - exact) < 1e-6)) problems.push(`attention: head ${head}, column ${j} is ${got} for ${exact}`);
+    }
+  }
+  return problems;
 }
 
 /** Joins keys f32 `[B, Hkv, t, D]` along t, without the first `skip`. */
