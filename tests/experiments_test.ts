@@ -3,12 +3,13 @@ import { fileURLToPath } from "node:url";
 import { BUNDLED_CAPTURE, CaptureError, keysOf, loadCapture, queryOf } from "../experiments/inputs/capture.ts";
 import { BUNDLED_GOLDEN, GoldenError, loadGolden } from "../experiments/inputs/golden.ts";
 import { halfToNumber, Safetensors, SafetensorsError } from "../experiments/inputs/safetensors.ts";
+import { crossing } from "../experiments/crossover.ts";
 import { QualityMeter } from "../experiments/quality.ts";
 import { summarize } from "../experiments/stats.ts";
 import { verifyCase } from "../experiments/verify.ts";
 import { resolveConfig } from "../indexer/config.ts";
 import { PIPELINES } from "../indexer/pipelines/mod.ts";
-import { hasGpu, ROOT, script, uniform, withFolder, writeSafetensors } from "./support.ts";
+import { gpuTest, hasGpu, ROOT, script, uniform, withFolder, writeSafetensors } from "./support.ts";
 
 Deno.test("safetensors: every dtype, as f32 and as integers, whole and in slices", () =>
   withFolder(async (folder) => {
@@ -386,3 +387,49 @@ Deno.test("tests without a GPU fail with the install hint, unless GPU_OPTIONAL=1
   assertStringIncludes(strict.text, "GPU_OPTIONAL=1");
   assertEquals((await run({ GPU_OPTIONAL: "1" })).code, 0);
 });
+
+Deno.test("crossing: between the rows where the gap changes its sign, or nowhere", () => {
+  const xs = [1000, 2000, 4000];
+  assertEquals(crossing(xs, [5, 5, 5], [1, 2, 4]), undefined);
+  assertEquals(crossing(xs, [1, 1, 1], [2, 2, 2]), undefined);
+  assertEquals(Math.round(crossing(xs, [4, 4, 4], [2, 4, 8])!), 2000);
+  assertEquals(Math.round(crossing(xs, [4, 4, 4], [1, 2, 8])!), Math.round(2000 * Math.SQRT2));
+});
+
+gpuTest(
+  "crossover: dense beside sparse attention, in a table and as rows; what cannot be is refused",
+  () =>
+    withFolder(async (folder) => {
+      const path = `${folder}/c.json`;
+      const shape = [
+        "--heads",
+        "2",
+        "--head-width",
+        "16",
+        "--sink",
+        "8",
+        "--window",
+        "16",
+        "--heavy",
+        "32",
+        "--bits",
+        "4",
+      ];
+      const args = [...shape, "--tokens", "600,1200", "--samples", "2", "--json", path];
+      const { code, stdout, stderr } = await script("experiments/crossover.ts", args);
+      assertEquals(code, 0, stderr);
+      assert(stdout.split("\n").every((line) => line.length <= 100), stdout);
+      const { rows, steps, provenance } = JSON.parse(await Deno.readTextFile(path));
+      assertEquals([rows.map(({ tokens }: { tokens: number }) => tokens), steps], [[600, 1200], 1000]);
+      for (const row of rows) {
+        assert(row.denseUs > 0 && row.indexUs > 0 && row.bothUs > 0 && row.trainingMs > 0, JSON.stringify(row));
+        assert(Math.abs(row.withTrainingUs - row.bothUs - row.trainingMs) < 1e-6, "1,000 steps share a training");
+      }
+      assert(provenance.adapter.length > 0);
+      for (const wrong of [["--tokens", "50"], ["--head-width", "12"], ["--heavy", "5%"], ["--steps", "0"]]) {
+        const refused = await script("experiments/crossover.ts", [...shape, ...wrong]);
+        assertEquals(refused.code, 2, refused.stderr);
+        assertStringIncludes(refused.stderr, "error: Cannot");
+      }
+    }),
+);

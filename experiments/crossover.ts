@@ -1,0 +1,271 @@
+/**
+ * From how many cached tokens on does an index pay? Times dense attention against a step of the index with attention over
+ * what it selects, on the GPU: `deno task crossover`. On a host without the tasks: `deno run -A experiments/crossover.ts`.
+ *
+ * @module
+ */
+
+import { Attention } from "../indexer/attention.ts";
+import { trainCentroids } from "../indexer/kmeans.ts";
+import { DEFAULT_PIPELINE } from "../indexer/pipelines/mod.ts";
+import type { PqIndexer } from "../indexer/pq_indexer.ts";
+import { Gpu } from "../kernels/gpu/device.ts";
+import { PassTimer } from "../kernels/gpu/timing.ts";
+import {
+  type Arguments,
+  bold,
+  type Command,
+  dim,
+  prepareOutput,
+  Progress,
+  runCommand,
+  UsageError,
+  wrap,
+} from "./cli.ts";
+import { CONFIG_FLAGS, configFrom } from "./config_flags.ts";
+import { gaussian } from "./inputs/synthetic.ts";
+import { drawState, openIndex, SEED_WORKLOAD, type Workload } from "./inputs/workload.ts";
+import { type Provenance, provenance } from "./provenance.ts";
+import { summarize } from "./stats.ts";
+
+/** One number of cached tokens. Times are medians, µs of GPU time per layer and decode step. */
+export interface CrossoverRow {
+  /** N. */
+  readonly tokens: number;
+  /** Dense attention. */
+  readonly denseUs: number;
+  /** The index's step: code the new keys, select. */
+  readonly indexUs: number;
+  /** Attention over the selection, in the same pass, beyond the step. */
+  readonly sparseUs: number;
+  /** Both in one pass. */
+  readonly bothUs: number;
+  /** Training on the host, ms for the whole layer, from the time of one head. */
+  readonly trainingMs: number;
+  /** Both, and the training shared out among the steps it serves. */
+  readonly withTrainingUs: number;
+}
+
+/** What a run writes. */
+export interface CrossoverReport {
+  readonly rows: readonly CrossoverRow[];
+  /** Where both cost as much as dense attention, between the rows; undefined if one is cheaper everywhere. */
+  readonly crossover: number | undefined;
+  /** The same with the training. */
+  readonly crossoverWithTraining: number | undefined;
+  /** Steps that share a training. */
+  readonly steps: number;
+  /** The pipeline. */
+  readonly pipeline: string;
+  readonly provenance: Provenance;
+}
+
+/** The command; what draws it adds `--out`. */
+export const COMMAND: Command = {
+  name: "crossover",
+  summary: "Times dense attention against the index with sparse attention, over the number of cached tokens.",
+  flags: {
+    ...CONFIG_FLAGS,
+    tokens: {
+      value: "N,…",
+      help: "numbers of cached tokens (default 1024 to 131072 by 2; in software 1024,4096,16384)",
+    },
+    steps: { value: "N", help: "decode steps that share a training", default: "1000" },
+    samples: { value: "N", help: "timed passes each (default 60; in software 3)" },
+    json: { value: "FILE", help: "write the results" },
+  },
+};
+
+/** Where `ys` reaches `zs` from above, by log-linear interpolation over `xs`; undefined where it does not cross. */
+export function crossing(xs: readonly number[], ys: readonly number[], zs: readonly number[]): number | undefined {
+  const gap = (ix: number) => Math.log(ys[ix] / zs[ix]); // above 0: the index costs more
+  for (let ix = 1; ix < xs.length; ix++) {
+    if (gap(ix - 1) > 0 && gap(ix) <= 0) {
+      const share = gap(ix - 1) / (gap(ix - 1) - gap(ix));
+      return Math.exp(Math.log(xs[ix - 1]) + share * Math.log(xs[ix] / xs[ix - 1]));
+    }
+  }
+  return undefined;
+}
+
+type Recorder = (pass: GPUComputePassEncoder) => void;
+
+/** Median µs of passes, clocks warm; each encoded by `record`. */
+async function timePasses(gpu: Gpu, samples: number, settle: () => Promise<void>, record: Recorder): Promise<number> {
+  const ROUND = 20;
+  using timer = await PassTimer.create(gpu, ROUND);
+  if (!timer) throw new RangeError("Cannot time passes as this device has no timestamp-query: use another");
+  const round = async (count: number, begin: (encoder: GPUCommandEncoder) => GPUComputePassEncoder) => {
+    await settle();
+    await gpu.submit("passes", (encoder) => {
+      for (let k = 0; k < count; k++) {
+        const pass = begin(encoder);
+        record(pass);
+        pass.end();
+      }
+    });
+  };
+  const warm = () => round(ROUND, (encoder) => encoder.beginComputePass());
+  const from = performance.now();
+  do {
+    await warm();
+    await gpu.fence();
+  } while (!gpu.info.isSoftware && performance.now() - from < 400);
+  const all: number[] = [];
+  while (all.length < samples) {
+    if (!gpu.info.isSoftware) await warm();
+    await round(Math.min(ROUND, samples - all.length), (encoder) => timer.beginPass(encoder, "pass"));
+    all.push(...(await timer.read()).map(({ us }) => us));
+  }
+  return summarize(all).median;
+}
+
+/** ms that training a layer takes here, from one head's. */
+function trainingMs({ tokens, headWidth, subvectors, bits, batch, kvHeads, sinkSize }: Workload): number {
+  const shape = { batch: 1, heads: 1, kvHeads: 1, headWidth, subvectors, centroids: 2 ** bits, augmented: false };
+  const keys = gaussian(tokens * headWidth, 5);
+  const begin = performance.now();
+  trainCentroids(shape, keys, { initOffset: sinkSize });
+  return (performance.now() - begin) * batch * kvHeads;
+}
+
+/** Measures one number of tokens. */
+async function measureRow(gpu: Gpu, workload: Workload, samples: number, steps: number): Promise<CrossoverRow> {
+  const { batch, heads, kvHeads, headWidth: D, tokens } = workload;
+  const room = 6 * samples + 4000, stride = tokens + room;
+  const words = new Uint32Array(batch * kvHeads * stride * D / 2);
+  // Halves near 1: what they are does not matter for time, but that they are numbers does.
+  for (let i = 0; i < words.length; i++) words[i] = 0x3c003c00 | (Math.imul(i, 2654435761) >>> 0 & 0x01ff01ff);
+  using keys = await gpu.upload("keys", words);
+  using values = await gpu.upload("values", words);
+  using query = await gpu.upload("query", gaussian(batch * heads * D, 3));
+  using newKeys = await gpu.upload("new keys", gaussian(batch * kvHeads * D, 4));
+  using attention = await Attention.create({
+    batch,
+    heads,
+    kvHeads,
+    headWidth: D,
+    elements: "f16",
+    device: gpu.device,
+  });
+  const cache = { query: query.buffer, keys: keys.buffer, values: values.buffer, stride };
+  await attention.reserve(stride);
+  const settleAttention = () => attention.reserve(1);
+  const denseUs = await timePasses(gpu, samples, settleAttention, (pass) => {
+    attention.record(pass, { ...cache, tokens });
+  });
+  const state = drawState(workload, 1);
+  const open = () => openIndex(workload, state, DEFAULT_PIPELINE, gpu.device, room);
+  const step = (index: PqIndexer, pass: GPUComputePassEncoder) =>
+    index.record(pass, { query: query.buffer, newKeys: newKeys.buffer });
+  using first = await open();
+  const indexUs = await timePasses(gpu, samples, () => first.reserve(first.tokens), (pass) => {
+    step(first, pass);
+  });
+  using second = await open();
+  const settle = async () => {
+    await second.reserve(second.tokens);
+    await settleAttention();
+  };
+  const bothUs = await timePasses(gpu, samples, settle, (pass) => {
+    const selection = step(second, pass);
+    attention.record(pass, { ...cache, tokens: second.tokens, selection });
+  });
+  const training = trainingMs(workload);
+  return {
+    tokens,
+    denseUs,
+    indexUs,
+    sparseUs: Math.max(0, bothUs - indexUs),
+    bothUs,
+    trainingMs: training,
+    withTrainingUs: bothUs + training * 1e3 / steps,
+  };
+}
+
+/** Runs the command, and prints and writes what it measured. */
+export async function runCrossover(args: Arguments): Promise<CrossoverReport> {
+  const { config, given } = configFrom(args);
+  const { sinkSize, windowSize, heavySize } = config;
+  if (typeof sinkSize !== "number" || typeof windowSize !== "number" || typeof heavySize !== "number") {
+    throw new UsageError("Cannot compare sizes that are shares as the drawn states have fixed ones: give numbers");
+  }
+  if (config.shape.headWidth % 8 !== 0 || config.shape.headWidth > 256) {
+    throw new UsageError(
+      `Cannot attend as --head-width must be a multiple of 8, at most 256: it is ${config.shape.headWidth}`,
+    );
+  }
+  const gpu = await Gpu.shared(), software = gpu.info.isSoftware;
+  const least = sinkSize + windowSize + heavySize + config.shape.centroids + 1;
+  const all = (args.text("tokens") ?? (software ? "1024,4096,16384" : "1024,2048,4096,8192,16384,32768,65536,131072"))
+    .split(",").map((value) => {
+      if (!/^\d+$/.test(value) || Number(value) < least || Number(value) > 2 ** 20) {
+        throw new UsageError(`Cannot use --tokens ${value} as each must be an integer ${least} to ${2 ** 20}`);
+      }
+      return Number(value);
+    }).sort((a, b) => a - b);
+  const samples = args.text("samples") ? args.integer("samples", 1, 1000) : software ? 3 : 60;
+  const steps = args.integer("steps", 1, 2 ** 30);
+  await prepareOutput(args.text("json"));
+  const about = await provenance(gpu.info);
+  console.log(`Adapter: ${about.adapter}${software ? " (software: its times say nothing about a GPU)" : ""}`);
+  console.log(bold("        N     dense     index    sparse      both   × dense   training   with it"));
+  const progress = new Progress(), rows: CrossoverRow[] = [];
+  for (const tokens of all) {
+    progress.phase(`N ${tokens.toLocaleString("en")}`);
+    const workload: Workload = { ...SEED_WORKLOAD, ...given, sinkSize, windowSize, heavySize, tokens, weights: false };
+    const row = await measureRow(gpu, workload, samples, steps);
+    rows.push(row);
+    progress.done();
+    const micros = (us: number) => us.toLocaleString("en", { maximumFractionDigits: us < 1000 ? 1 : 0 }).padStart(10);
+    console.log(
+      tokens.toLocaleString("en").padStart(9) +
+        [row.denseUs, row.indexUs, row.sparseUs, row.bothUs].map(micros).join("") +
+        `${(row.bothUs / row.denseUs).toFixed(2)}`.padStart(10) +
+        `${row.trainingMs.toFixed(0)} ms`.padStart(11) + micros(row.withTrainingUs),
+    );
+  }
+  const column = (of: (row: CrossoverRow) => number) => rows.map(of);
+  const at = (of: (row: CrossoverRow) => number) =>
+    crossing(column((row) => row.tokens), column(of), column((row) => row.denseUs));
+  const report: CrossoverReport = {
+    rows,
+    crossover: at((row) => row.bothUs),
+    crossoverWithTraining: at((row) => row.withTrainingUs),
+    steps,
+    pipeline: DEFAULT_PIPELINE.id,
+    provenance: about,
+  };
+  const say = (what: string, crossover: number | undefined, of: (row: CrossoverRow) => number) => {
+    const last = rows[rows.length - 1];
+    const where = crossover
+      ? `from ${Math.round(crossover).toLocaleString("en")} tokens on`
+      : of(last) < last.denseUs
+      ? `at all of these`
+      : `at none of these`;
+    console.log(`${what} pays ${where}.`);
+  };
+  console.log();
+  say("Selecting and attending sparsely", report.crossover, (row) => row.bothUs);
+  say(
+    `With a training on the host for every ${steps} steps, it`,
+    report.crossoverWithTraining,
+    (row) => row.withTrainingUs,
+  );
+  console.log(dim(wrap(
+    `µs of GPU time per layer and step, medians of ${samples}; f16 keys and values; pipeline ${report.pipeline}; index: ` +
+      "code the new keys and select; sparse: what attention over the selection adds in the same pass; training: one head's " +
+      "time on this host, times the heads",
+    100,
+  )));
+  const json = args.text("json");
+  if (json) await Deno.writeTextFile(json, JSON.stringify(report, null, 1) + "\n");
+  return report;
+}
+
+if (import.meta.main) {
+  await runCommand(COMMAND, async (args) => {
+    await runCrossover(args);
+    return 0;
+  });
+}
