@@ -74,4 +74,4 @@ export type {
   KernelPlan,
   KernelWork,
 } from "./kernels/gpu/kernel.ts";
-export type { LayerShape, RowShape, StepShape } from "./kernels/shape.ts";
+export type { LayerShape, Posted, RowShape, StepShape } from "./kernels/shape.ts";

@@ -10,10 +10,9 @@ import { Random } from "../indexer/kmeans.ts";
 import { Selection } from "../indexer/selection.ts";
 import type { OwnedBuffer } from "../kernels/gpu/buffers.ts";
 import { Gpu } from "../kernels/gpu/device.ts";
-import { PassTimer } from "../kernels/gpu/timing.ts";
 import { bold, type Command, prepareOutput, Progress, runCommand, UsageError, verdict } from "../experiments/cli.ts";
 import { gaussian } from "../experiments/inputs/synthetic.ts";
-import { Bench } from "../experiments/measure.ts";
+import { Bench, timePasses } from "../experiments/measure.ts";
 import { provenance } from "../experiments/provenance.ts";
 import { summarize, type Summary } from "../experiments/stats.ts";
 
@@ -28,7 +27,7 @@ export interface AttendRow {
   /** Tokens that each head attends to. */
   readonly attended: number;
   /** GPU pass, µs. */
-  readonly gpuUs: Summary | null;
+  readonly gpuUs: Summary;
   /** Bytes of keys and values that must be read. */
   readonly bytes: number;
   /** ‖o − o_f64‖ / ‖o_f64‖ of the worst of the heads that were checked. */
@@ -79,40 +78,6 @@ function exactHead(
 function drawCache(tokens: number, seed: number): Float32Array<ArrayBuffer> {
   const all = new Float32Array(HEADS * tokens * WIDTH), one = gaussian(tokens * WIDTH, seed);
   for (let head = 0; head < HEADS; head++) all.set(one, head * one.length);
-  return all;
-}
-
-async function timePasses(gpu: Gpu, attention: Attention, step: AttentionStep, samples: number): Promise<number[]> {
-  using timer = await PassTimer.create(gpu, 20);
-  const all: number[] = [];
-  const warm = async (passes: number) => {
-    await attention.reserve(1);
-    await gpu.submit("warm up", (encoder) => {
-      for (let k = 0; k < passes; k++) {
-        const pass = encoder.beginComputePass();
-        attention.record(pass, step);
-        pass.end();
-      }
-    });
-  };
-  const from = performance.now();
-  while (!gpu.info.isSoftware && performance.now() - from < 500) {
-    await warm(40);
-    await gpu.fence();
-  }
-  while (timer && all.length < samples) {
-    const count = Math.min(20, samples - all.length);
-    if (!gpu.info.isSoftware) await warm(40);
-    await attention.reserve(1);
-    await gpu.submit("timed attention", (encoder) => {
-      for (let k = 0; k < count; k++) {
-        const pass = timer.beginPass(encoder, "attend");
-        attention.record(pass, step);
-        pass.end();
-      }
-    });
-    all.push(...(await timer.read()).map(({ us }) => us));
-  }
   return all;
 }
 
@@ -180,29 +145,29 @@ if (import.meta.main) {
             const difference = exact.reduce((sum, x, j) => sum + (x - output[head * WIDTH + j]) ** 2, 0);
             error = Math.max(error, Math.sqrt(difference / exact.reduce((sum, x) => sum + x * x, 0)));
           }
-          const times = await timePasses(gpu, attention, step, samples);
+          const times = await timePasses(gpu, samples, () => attention.reserve(1), (pass) => {
+            attention.record(pass, step);
+          });
           const attended = attends === "listed" ? LISTED : tokens;
           const row: AttendRow = {
             attends,
             elements,
             tokens,
             attended,
-            gpuUs: times.length > 0 ? summarize(times) : null,
+            gpuUs: summarize(times),
             bytes: 2 * HEADS * attended * WIDTH * (elements === "f32" ? 4 : 2),
             error,
             verified: error <= BOUND,
           };
           rows.push(row);
           progress.done();
-          const us = row.gpuUs?.median ?? NaN, rate = row.bytes / us / 1e3;
+          const us = row.gpuUs.median, rate = row.bytes / us / 1e3;
           console.log(
             `${tokens.toLocaleString("en").padStart(9)}  ${(attends === "all" ? "all" : `${LISTED}`).padStart(10)}  ${
               elements.padStart(5)
-            } ${us.toFixed(1).padStart(8)} ${(row.gpuUs?.sd ?? NaN).toFixed(1).padStart(6)} ${
-              rate.toFixed(0).padStart(7)
-            } ${`${(100 * rate / copyGBs).toFixed(0)} %`.padStart(8)} ${error.toExponential(1).padStart(10)}  ${
-              verdict(row.verified ? "✓" : "✗ WRONG", row.verified)
-            }`,
+            } ${us.toFixed(1).padStart(8)} ${row.gpuUs.sd.toFixed(1).padStart(6)} ${rate.toFixed(0).padStart(7)} ${
+              `${(100 * rate / copyGBs).toFixed(0)} %`.padStart(8)
+            } ${error.toExponential(1).padStart(10)}  ${verdict(row.verified ? "✓" : "✗ WRONG", row.verified)}`,
           );
         }
       }

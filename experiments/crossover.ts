@@ -10,7 +10,6 @@ import { trainCentroids } from "../indexer/kmeans.ts";
 import { DEFAULT_PIPELINE } from "../indexer/pipelines/mod.ts";
 import type { PqIndexer } from "../indexer/pq_indexer.ts";
 import { Gpu } from "../kernels/gpu/device.ts";
-import { PassTimer } from "../kernels/gpu/timing.ts";
 import {
   type Arguments,
   bold,
@@ -25,6 +24,7 @@ import {
 import { CONFIG_FLAGS, configFrom } from "./config_flags.ts";
 import { gaussian } from "./inputs/synthetic.ts";
 import { drawState, openIndex, SEED_WORKLOAD, type Workload } from "./inputs/workload.ts";
+import { timePasses } from "./measure.ts";
 import { type Provenance, provenance } from "./provenance.ts";
 import { summarize } from "./stats.ts";
 
@@ -88,36 +88,9 @@ export function crossing(xs: readonly number[], ys: readonly number[], zs: reado
   return undefined;
 }
 
-type Recorder = (pass: GPUComputePassEncoder) => void;
-
-/** Median µs of passes, clocks warm; each encoded by `record`. */
-async function timePasses(gpu: Gpu, samples: number, settle: () => Promise<void>, record: Recorder): Promise<number> {
-  const ROUND = 20;
-  using timer = await PassTimer.create(gpu, ROUND);
-  if (!timer) throw new RangeError("Cannot time passes as this device has no timestamp-query: use another");
-  const round = async (count: number, begin: (encoder: GPUCommandEncoder) => GPUComputePassEncoder) => {
-    await settle();
-    await gpu.submit("passes", (encoder) => {
-      for (let k = 0; k < count; k++) {
-        const pass = begin(encoder);
-        record(pass);
-        pass.end();
-      }
-    });
-  };
-  const warm = () => round(ROUND, (encoder) => encoder.beginComputePass());
-  const from = performance.now();
-  do {
-    await warm();
-    await gpu.fence();
-  } while (!gpu.info.isSoftware && performance.now() - from < 400);
-  const all: number[] = [];
-  while (all.length < samples) {
-    if (!gpu.info.isSoftware) await warm();
-    await round(Math.min(ROUND, samples - all.length), (encoder) => timer.beginPass(encoder, "pass"));
-    all.push(...(await timer.read()).map(({ us }) => us));
-  }
-  return summarize(all).median;
+/** Median µs of passes. */
+async function median(...args: Parameters<typeof timePasses>): Promise<number> {
+  return summarize(await timePasses(...args)).median;
 }
 
 /** ms that training a layer takes here, from one head's. */
@@ -151,7 +124,7 @@ async function measureRow(gpu: Gpu, workload: Workload, samples: number, steps: 
   const cache = { query: query.buffer, keys: keys.buffer, values: values.buffer, stride };
   await attention.reserve(stride);
   const settleAttention = () => attention.reserve(1);
-  const denseUs = await timePasses(gpu, samples, settleAttention, (pass) => {
+  const denseUs = await median(gpu, samples, settleAttention, (pass) => {
     attention.record(pass, { ...cache, tokens });
   });
   const state = drawState(workload, 1);
@@ -159,7 +132,7 @@ async function measureRow(gpu: Gpu, workload: Workload, samples: number, steps: 
   const step = (index: PqIndexer, pass: GPUComputePassEncoder) =>
     index.record(pass, { query: query.buffer, newKeys: newKeys.buffer });
   using first = await open();
-  const indexUs = await timePasses(gpu, samples, () => first.reserve(first.tokens), (pass) => {
+  const indexUs = await median(gpu, samples, () => first.reserve(first.tokens), (pass) => {
     step(first, pass);
   });
   using second = await open();
@@ -167,7 +140,7 @@ async function measureRow(gpu: Gpu, workload: Workload, samples: number, steps: 
     await second.reserve(second.tokens);
     await settleAttention();
   };
-  const bothUs = await timePasses(gpu, samples, settle, (pass) => {
+  const bothUs = await median(gpu, samples, settle, (pass) => {
     const selection = step(second, pass);
     attention.record(pass, { ...cache, tokens: second.tokens, selection });
   });

@@ -356,3 +356,46 @@ export class Bench {
     this.#inputs.moreKeys.destroy();
   }
 }
+
+/** Passes per submit of {@linkcode timePasses}. */
+const TIMED_ROUND = 20;
+
+/**
+ * GPU time of passes that `record` encodes, with warm clocks.
+ *
+ * @param settle is awaited before each submit: what was recorded before is submitted
+ * @returns µs per pass
+ * @throws {RangeError} where the device has no timestamps
+ */
+export async function timePasses(
+  gpu: Gpu,
+  samples: number,
+  settle: () => Promise<void>,
+  record: (pass: GPUComputePassEncoder) => void,
+): Promise<number[]> {
+  using timer = await PassTimer.create(gpu, TIMED_ROUND);
+  if (!timer) throw new RangeError("Cannot time passes as this device has no timestamp-query: use another");
+  const round = async (count: number, begin: (encoder: GPUCommandEncoder) => GPUComputePassEncoder) => {
+    await settle();
+    await gpu.submit("passes", (encoder) => {
+      for (let k = 0; k < count; k++) {
+        const pass = begin(encoder);
+        record(pass);
+        pass.end();
+      }
+    });
+  };
+  const warm = () => round(gpu.info.isSoftware ? 1 : TIMED_ROUND, (encoder) => encoder.beginComputePass());
+  const from = performance.now();
+  do {
+    await warm();
+    await gpu.fence();
+  } while (!gpu.info.isSoftware && performance.now() - from < 500);
+  const all: number[] = [];
+  while (all.length < samples) {
+    if (!gpu.info.isSoftware) await warm();
+    await round(Math.min(TIMED_ROUND, samples - all.length), (encoder) => timer.beginPass(encoder, "pass"));
+    all.push(...(await timer.read()).map(({ us }) => us));
+  }
+  return all;
+}

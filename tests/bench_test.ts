@@ -227,6 +227,30 @@ Deno.test("bench:peers: ours checked and measured, what cannot run named", () =>
     }
   }));
 
+gpuTest("bench:attend: verifies, measures and writes", () =>
+  withFolder(async (folder) => {
+    const path = `${folder}/a.json`;
+    const { code, stdout, stderr } = await script("bench/attend.ts", [
+      "--tokens",
+      "400",
+      "--samples",
+      "2",
+      "--json",
+      path,
+    ]);
+    assertEquals(code, 0, stderr);
+    assert(stdout.split("\n").every((line) => line.length <= 100), stdout);
+    const { rows } = JSON.parse(await Deno.readTextFile(path));
+    assertEquals(rows.map(({ attends, elements }: Record<string, string>) => `${attends} ${elements}`), [
+      "listed f16",
+      "all f16",
+      "listed f32",
+      "all f32",
+    ]);
+    assert(rows.every((row: { verified: boolean; error: number }) => row.verified && row.error < 1e-5));
+    assertEquals((await script("bench/attend.ts", ["--tokens", "10"])).code, 2);
+  }));
+
 Deno.test("committed results: of GPUs, verified, named after their adapter", async () => {
   for (const { name, report } of await committedResults()) {
     assertEquals(report.provenance.software, false, name);
