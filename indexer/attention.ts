@@ -15,9 +15,9 @@ import {
 import { Gpu } from "../kernels/gpu/device.ts";
 import { CompiledKernel, type Kernel } from "../kernels/gpu/kernel.ts";
 import { attendMerge, type AttendOptions, attendParts, output, partial } from "../kernels/attend/attend.ts";
-import { query } from "../kernels/layer/buffers.ts";
+import { query as QUERY } from "../kernels/layer/buffers.ts";
 import { type LayerShape, MAX_ROWS, nLists, PARAMS_BYTES, type RowShape, type StepShape } from "../kernels/shape.ts";
-import { refuse } from "./config.ts";
+import { knowOptions, refuse } from "./config.ts";
 import { PARAM_SLOTS, ParamsRing } from "./pipelines/params_ring.ts";
 import type { Selection } from "./selection.ts";
 
@@ -49,11 +49,14 @@ export interface AttentionStep {
   readonly values: GpuInput;
   /** Tokens from one (batch, KV head) to the next in `keys` and `values`. */
   readonly stride: number;
-  /** N: cached tokens; the last query row sees all of them, row r of sq all but sq − 1 − r. */
+  /**
+   * N: cached tokens; without a selection the last query row sees all of them, row r of sq all but sq − 1 − r. A selection's
+   * tokens are below it.
+   */
   readonly tokens: number;
   /** Which tokens; default: all, dense attention. Its batch and heads must be those of the attention. */
   readonly selection?: Selection;
-  /** Query rows of dense attention. Default 1; a selection knows its own. */
+  /** Query rows. Default: the selection's, or 1. */
   readonly rows?: number;
 }
 
@@ -67,6 +70,26 @@ export interface AttentionResult {
 
 const ACTION = "attend";
 
+const CREATE_OPTIONS: readonly (keyof AttentionOptions)[] = [
+  "batch",
+  "heads",
+  "kvHeads",
+  "headWidth",
+  "elements",
+  "weights",
+  "device",
+];
+
+const STEP_OPTIONS: readonly (keyof AttentionStep)[] = [
+  "query",
+  "keys",
+  "values",
+  "stride",
+  "tokens",
+  "selection",
+  "rows",
+];
+
 /** Attention of one layer's shape. It owns its buffers: call `destroy()`, or use `using`. */
 export class Attention {
   /** Its shape. */
@@ -79,6 +102,8 @@ export class Attention {
   readonly #owned = new Map<string, OwnedBuffer>();
   #waiting = 0;
   #generation = 0;
+  #last: Promise<unknown> = Promise.resolve();
+  #isDestroyed = false;
 
   private constructor(
     gpu: Gpu,
@@ -118,6 +143,7 @@ export class Attention {
    * @throws {GpuUnavailableError} without a GPU
    */
   static async create(options: AttentionOptions): Promise<Attention> {
+    knowOptions("create attention", options, CREATE_OPTIONS);
     const { batch = 1, heads, kvHeads = heads, headWidth, elements = "f32", weights = false, device } = options;
     const action = "create attention";
     for (const [name, value] of Object.entries({ batch, heads, kvHeads, headWidth })) {
@@ -158,50 +184,84 @@ export class Attention {
   }
 
   /**
-   * Makes room for steps of up to `rows` query rows that attend to up to `tokens` tokens each; {@linkcode Attention.attend}
-   * does so itself.
+   * Makes room for steps of up to `rows` query rows that attend to up to `tokens` tokens each, and tells that all recorded
+   * steps were submitted. A result whose buffer it replaces is no longer valid.
    */
-  async reserve(tokens: number, rows = 1): Promise<void> {
-    this.#waiting = 0;
+  reserve(tokens: number, rows = 1): Promise<void> {
+    return this.#exclusive(() => {
+      this.#waiting = 0;
+      return this.#makeRoom(tokens, rows);
+    });
+  }
+
+  async #makeRoom(tokens: number, rows: number): Promise<void> {
     const step = this.#stepShape(rows, tokens, { tokens, stride: tokens });
     for (const def of [output, partial(this.#options as AttendOptions)]) {
-      const bytes = 4 * Math.max(4, def.elements(this.shape, step));
-      const old = this.#owned.get(def.name);
-      if (old && old.bytes >= bytes) continue;
-      this.#owned.set(def.name, await this.#gpu.allocate(def.name, bytes));
-      old?.destroy();
-      for (const kernel of [...this.#kernels.all, ...this.#kernels.listed]) kernel.forgetBuffers();
+      await this.#own(def.name, 4 * Math.max(4, def.elements(this.shape, step)));
     }
   }
 
+  /** An own buffer of at least so many bytes. */
+  async #own(name: string, bytes: number): Promise<OwnedBuffer> {
+    const old = this.#owned.get(name);
+    if (old && old.bytes >= bytes) return old;
+    const grown = await this.#gpu.allocate(name, bytes);
+    this.#owned.set(name, grown);
+    old?.destroy();
+    this.#generation++;
+    for (const kernel of [...this.#kernels.all, ...this.#kernels.listed]) kernel.forgetBuffers();
+    return grown;
+  }
+
+  /** One call after the other. */
+  #exclusive<T>(work: () => Promise<T>): Promise<T> {
+    this.#assertAlive();
+    const result = this.#last.then(() => {
+      this.#assertAlive();
+      return work();
+    });
+    this.#last = result.catch(() => {});
+    return result;
+  }
+
+  #assertAlive(): void {
+    if (this.#isDestroyed) throw new TypeError("Cannot use this attention as it was destroyed: create another");
+    this.#gpu.assertAlive();
+  }
+
   /**
-   * Attends. A list that is empty gives zeros.
+   * Attends. A list that is empty gives zeros. A typed query is copied before the call returns.
    *
-   * @throws {RangeError | TypeError} for buffers that are too small, or a selection of another shape
+   * @throws {RangeError | TypeError} for buffers that are too small, a query that is not finite, a selection of another shape
+   * or one that a later call of its index has replaced
    */
-  async attend(step: AttentionStep): Promise<AttentionResult> {
-    const rows = step.selection?.rows ?? step.rows ?? 1;
-    this.#check(step, rows);
-    await this.reserve(this.#attended(step), rows);
-    const input = step.query;
-    if (input instanceof Float32Array) {
+  attend(step: AttentionStep): Promise<AttentionResult> {
+    const given = step.query;
+    const query = given instanceof Float32Array ? given.slice() : given;
+    return this.#exclusive(async () => {
+      const rows = this.#check(step);
       const bytes = 4 * this.shape.batch * this.shape.heads * rows * this.shape.headWidth;
-      if (input.byteLength !== bytes) {
-        refuse(ACTION, `query must be f32 [B, H, rows, D], ${bytes / 4} values`, `length is ${input.length}`);
+      if (query instanceof Float32Array) {
+        if (query.byteLength !== bytes) {
+          refuse(ACTION, `query must be f32 [B, H, rows, D], ${bytes / 4} values`, `length is ${query.length}`);
+        }
+        const at = query.findIndex((value) => !Number.isFinite(value));
+        if (at >= 0) refuse(ACTION, "query must be finite", `value ${at} is ${query[at]}`);
       }
-      let own = this.#owned.get(query.name);
-      if (!own || own.bytes < bytes) {
-        own?.destroy();
-        this.#owned.set(query.name, own = await this.#gpu.allocate(query.name, bytes));
+      await this.#makeRoom(this.#attended(step), rows);
+      let input = query;
+      if (input instanceof Float32Array) {
+        const { buffer } = await this.#own(QUERY.name, bytes);
+        this.#gpu.device.queue.writeBuffer(buffer, 0, input as Float32Array<ArrayBuffer>);
+        input = { buffer, size: bytes };
       }
-      this.#gpu.device.queue.writeBuffer(own.buffer, 0, input as Float32Array<ArrayBuffer>);
-      return await this.attend({ ...step, query: { buffer: own.buffer, size: bytes } });
-    }
-    return await this.#gpu.submit("attend", (encoder) => {
-      const pass = encoder.beginComputePass({ label: "attend" });
-      const result = this.record(pass, step);
-      pass.end();
-      return result;
+      return await this.#gpu.submit("attend", (encoder) => {
+        const pass = encoder.beginComputePass({ label: "attend" });
+        const result = this.record(pass, { ...step, query: input });
+        this.#waiting--; // it is submitted at once
+        pass.end();
+        return result;
+      });
     });
   }
 
@@ -212,8 +272,8 @@ export class Attention {
    * @throws {RangeError | TypeError} as {@linkcode Attention.attend}, and without room
    */
   record(pass: GPUComputePassEncoder, step: AttentionStep): AttentionResult {
-    const rows = step.selection?.rows ?? step.rows ?? 1;
-    this.#check(step, rows);
+    this.#assertAlive();
+    const rows = this.#check(step);
     if (!isGpuInput(step.query)) {
       throw new TypeError(
         "Cannot attend as a recorded step takes its query from a GPU buffer: pass one, or call attend()",
@@ -274,7 +334,7 @@ export class Attention {
 
   /** The most tokens that a list of this step may have. */
   #attended({ selection, tokens }: AttentionStep): number {
-    return Math.max(1, selection ? Math.min(selection.listStride, tokens) : tokens);
+    return Math.max(1, selection ? selection.listStride : tokens);
   }
 
   #stepShape(
@@ -307,18 +367,29 @@ export class Attention {
     };
   }
 
-  #check({ stride, tokens, selection, keys, values }: AttentionStep, rows: number): void {
+  /** Checks what can be checked without a buffer's content; the number of query rows. */
+  #check(step: AttentionStep): number {
+    knowOptions(ACTION, step, STEP_OPTIONS);
+    const { stride, tokens, selection, keys, values } = step;
     const { batch, heads } = this.shape;
+    const rows = selection?.rows ?? step.rows ?? 1;
+    if (step.rows !== undefined && step.rows !== rows) {
+      refuse(ACTION, "rows must be the selection's", `rows is ${step.rows}, the selection has ${rows}`);
+    }
     if (!Number.isInteger(rows) || rows < 1 || rows > MAX_ROWS) {
       refuse(ACTION, `rows must be an integer 1 to ${MAX_ROWS}`, `rows is ${rows}`);
     }
     if (!Number.isSafeInteger(tokens) || tokens < 0 || !Number.isSafeInteger(stride) || stride < Math.max(1, tokens)) {
       refuse(ACTION, "stride must be an integer that holds all tokens", `stride is ${stride}, tokens is ${tokens}`);
     }
+    if (rows > Math.max(1, tokens)) {
+      refuse(ACTION, "every query row must be the row of a cached token", `rows is ${rows}, tokens is ${tokens}`);
+    }
     if (!isGpuInput(keys) || !isGpuInput(values)) {
       throw new TypeError("Cannot attend as keys and values must be GPU buffers: upload them once, they do not change");
     }
-    if (!selection) return;
+    if (!selection) return rows;
+    selection.assertCurrent();
     if (selection.batch !== batch || selection.heads !== heads) {
       refuse(
         ACTION,
@@ -332,10 +403,12 @@ export class Attention {
     if (this.#options.weights && !selection.buffers.weights) {
       throw new TypeError("Cannot attend with weights as the selection has none: create the index with weights: true");
     }
+    return rows;
   }
 
   /** Frees its buffers; safe more than once. */
   destroy(): void {
+    this.#isDestroyed = true;
     this.#generation++;
     this.#params.destroy();
     for (const buffer of this.#owned.values()) buffer.destroy();

@@ -364,7 +364,8 @@ export class PqIndexer {
   /**
    * Encodes a step into the caller's compute pass, so that many layers go into one submit. The
    * index counts the new keys as appended from here on: submit the pass before any other call of this
-   * index. Allocates nothing. At most 64 steps of one index may be recorded in a row; any awaited call
+   * index. A pass that is dropped leaves an index that cannot be trusted: create another, or `load` a saved one. Allocates
+   * nothing. At most 64 steps of one index may be recorded in a row; any awaited call
    * after the submit ({@linkcode PqIndexer.reserve}, say) begins a new row. Read the selection only after
    * the submit: before, its buffers hold what was there.
    *
@@ -648,7 +649,8 @@ export class PqIndexer {
 
   #inTurn(selection: Selection): Selection {
     const read = () => this.#exclusive(() => selection.read());
-    return new Selection(this.#config.shape, selection.rows, selection, selection.buffers, read);
+    const assertCurrent = () => selection.assertCurrent();
+    return new Selection(this.#config.shape, selection.rows, selection, selection.buffers, read, assertCurrent);
   }
 
   /** Runs `work`, and restores what it changed if it throws. */

@@ -66,6 +66,7 @@ export class Selection {
   /** Where the result lies on the GPU; undefined for a pipeline that runs on the CPU. */
   readonly buffers: SelectionBuffers | undefined;
   readonly #read: () => Promise<SelectionData>;
+  readonly #assertCurrent: () => void;
 
   /** Not for callers: pipelines make selections. */
   constructor(
@@ -74,6 +75,7 @@ export class Selection {
     strides: { readonly listStride: number; readonly weightStride: number },
     buffers: SelectionBuffers | undefined,
     read: () => Promise<SelectionData>,
+    assertCurrent: () => void = () => {},
   ) {
     this.batch = shape.batch;
     this.heads = shape.heads;
@@ -82,6 +84,16 @@ export class Selection {
     this.weightStride = strides.weightStride;
     this.buffers = buffers;
     this.#read = read;
+    this.#assertCurrent = assertCurrent;
+  }
+
+  /**
+   * Refuses a selection whose buffers hold another one by now.
+   *
+   * @throws {RangeError} if a later call of the index has replaced it
+   */
+  assertCurrent(): void {
+    this.#assertCurrent();
   }
 
   /**

@@ -2219,13 +2219,13 @@ fn cell_list(
 // (candidates that came after the postings were made). One weighted histogram of the entries' ranks finds the bin of the
 // n_heavy-th token; the few entries in it are compared with each other. Tokens of equal rank are taken from the lowest on:
 // within a cell they ascend, and the tail comes after all cells. Bins of many entries are narrowed on; where two cells
-// tie at the cut, all candidates are gone over one by one. The taken tokens are put in order by counting how many are
-// lower, all against all: nothing here grows with the tokens.
+// tie at the cut, all candidates are gone over one by one, the only thing here that grows with the tokens. The taken
+// tokens are put in order by counting how many are lower, all against all.
 //
-// Preconditions: WG a power of two from 256 on; n_heavy is MOST_HEAVY at most; every row's candidates begin at
+// Preconditions: WG a power of two from 256 on; n_heavy is MOST_HEAVY at most, and that 512; every row's candidates begin at
 // post_begin and reach post_end; the tail is 1,000 tokens at most; no word of codes that is read here is written meanwhile.
 
-override MOST_HEAVY: u32;  // the most heavy tokens of a list, at least 1
+override MOST_HEAVY: u32;  // the most heavy tokens of a list, 1 to 512
 
 // As many entries as can be compared each with each at once, an invocation per pair: 15 * 15 are less than 256.
 const MOST_MEMBERS = 15u;
@@ -2453,7 +2453,6 @@ fn later_range(low: u32, step: u32, i: u32, n_ranges: u32) -> u32 {
 // The i-th of the taken tokens, in any order.
 fn taken_token(kv: u32, i: u32, n_ranges: u32) -> u32 {
   var at = 0u;
-  if (MOST_HEAVY > 512u) { at = later_range(at, 512u, i, n_ranges); }
   if (MOST_HEAVY > 256u) { at = later_range(at, 256u, i, n_ranges); }
   if (MOST_HEAVY > 128u) { at = later_range(at, 128u, i, n_ranges); }
   if (MOST_HEAVY > 64u) { at = later_range(at, 64u, i, n_ranges); }
@@ -2485,7 +2484,6 @@ fn later_heavy(low: u32, step: u32, position: u32, n_heavy: u32) -> u32 {
 // Whether a token is one of the n_heavy, by its position among the coded ones.
 fn is_heavy(position: u32, n_heavy: u32) -> bool {
   var at = 0u;
-  if (MOST_HEAVY > 512u) { at = later_heavy(at, 512u, position, n_heavy); }
   if (MOST_HEAVY > 256u) { at = later_heavy(at, 256u, position, n_heavy); }
   if (MOST_HEAVY > 128u) { at = later_heavy(at, 128u, position, n_heavy); }
   if (MOST_HEAVY > 64u) { at = later_heavy(at, 64u, position, n_heavy); }
@@ -2649,17 +2647,18 @@ fn make_list(lane: u32, list_ix: u32) {
   let row = row_of_list(list_ix);
   let kv = kv_of_list(list_ix);
   let first_group = kv * SUBVECTORS;
-  let word = params.post_end / 4u + lane;
-  let begins = begins_of(kv, lane);
-  let ends = ends_of(kv, lane, begins);
-  let last_word = (max(row.cand_end, 1u) - 1u) / 4u;  // words behind it may be written meanwhile
-  let words_0 = codes_at(first_group, 0u, min(word, last_word));
-  var words_1 = 0u;
-  if (1u < SUBVECTORS) { words_1 = codes_at(first_group, 1u, min(word, last_word)); }
   let n_old = old_length(list_ix);
   let old = vec2u(old_token(list_ix, lane), old_token(list_ix, lane + WG));
 
   if (row.n_heavy > 0u) {
+    // What the table need not be there for.
+    let word = params.post_end / 4u + lane;
+    let begins = begins_of(kv, lane);
+    let ends = ends_of(kv, lane, begins);
+    let last_word = (row.cand_end - 1u) / 4u;  // words behind it may be written meanwhile
+    let words_0 = codes_at(first_group, 0u, min(word, last_word));
+    var words_1 = 0u;
+    if (1u < SUBVECTORS) { words_1 = codes_at(first_group, 1u, min(word, last_word)); }
     fill_table(lane, list_ix, first_group);
     var entries = Entries(kv, Cells(), word, vec4u(NO_CANDIDATE));
     if (4u * lane < CELLS) { entries.cells = ranked_cells(lane, begins, ends); }
@@ -2707,11 +2706,12 @@ fn make_list(lane: u32, list_ix: u32) {
       workgroupBarrier();
     }
     sort_taken(lane, row.n_heavy);
+  } else {
+    workgroupBarrier();  // every invocation has read how long the old list was
   }
   write_list(lane, list_ix, row, n_old, old);
   if (lane == 0u) { lengths[list_ix] = row.list_length; }
 }
-
 `,
   "step/cell_step.wgsl": `// cell_step: a whole step in one dispatch: lists by cells, and beside them the codes of the step's new keys. Stages:
 // quantize, score, top-K and list (e08).
@@ -3086,7 +3086,7 @@ fn scan_inclusive(lane: u32, value: vec2u) -> vec2u {
 //
 // Of the subgroup functions only the prefix sum is used. On an NVIDIA H200 (driver 580) shuffles that were compiled into
 // these kernels ran before the subgroup was together again and gave wrong sums; and with subgroupAdd for the sums over
-// subgroups, which would save a barrier, code_list by 256 and a variant of cell_list gave wrong lists, whatever
+// subgroups, which would save a barrier, code_list by 128 or 256 and a variant of cell_list gave wrong lists, whatever
 // barriers stood around it. The same sums by the prefix sum are right.
 
 enable subgroups;
@@ -3450,7 +3450,8 @@ fn old_length(list_ix: u32) -> u32 {
 }
 
 fn old_token(list_ix: u32, at: u32) -> u32 {
-  return indices[list_ix * params.list_stride + min(at, params.list_stride - 1u)];
+  if (at >= params.list_stride) { return 0u; }
+  return indices[list_ix * params.list_stride + at];
 }
 `,
 };

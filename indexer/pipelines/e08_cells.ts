@@ -3,7 +3,7 @@
  *
  * What changes: all keys of a cell (combination of codes) have one score, so a list needs no more scores than there are
  * cells, 4,096 at M 2 and 6 bits, however many tokens are cached. Postings say which tokens are in each cell; the best cells'
- * tokens are read from there. New tokens join a tail that is ranked one by one; when it has 1,024, three kernels make
+ * tokens are read from there. New tokens join a tail that is ranked one by one; when it has 1,000, three kernels make
  * the postings anew. Everything is one dispatch of a workgroup per list, as nothing is left to share out: no
  * candidates are written and read again.
  *
@@ -17,8 +17,9 @@
  *
  * What it costs: four bytes per token and KV head for the postings, beside M for the codes, and C^M words per 4,096 tokens
  * (16 such at most) while they are made. A step that makes them anew takes 287 µs at 32,000 tokens, 668 at 131,072 and 4,770
- * at 1,048,576: one in a thousand steps, so 0.3, 0.7 and 4.8 µs per step. From K 512 on ordering takes as long as it
- * saves (23.2 after 25.1 µs).
+ * at 1,048,576: one in a thousand steps, so 0.3, 0.7 and 4.8 µs per step. At K 512 ordering takes nearly all that
+ * is saved (23.2 after 25.1 µs); beyond, the plan keeps e07. Where two cells tie at the cut (equal centroids, a query of
+ * zeros), every list goes over all of its candidates with one workgroup, and the time does grow with them.
  *
  * Where there are more than 4,096 cells, K is above 512 or a ratio, the sink is a ratio, or a device binds less memory than
  * the postings need, the plan keeps e07's kernels.
@@ -28,10 +29,10 @@
 
 import { assignFirst } from "../../kernels/quantize_topk_list/code_list.ts";
 import type { Kernel } from "../../kernels/gpu/kernel.ts";
-import { MOST_CELLS, nCells, POSTING_KERNELS, postings } from "../../kernels/postings/postings.ts";
+import { LEAST_INVOCATIONS, MOST_CELLS, nCells, POSTING_KERNELS, postings } from "../../kernels/postings/postings.ts";
 import type { LayerShape, StepShape } from "../../kernels/shape.ts";
 import { assignPacked } from "../../kernels/quantize/assign_packed.ts";
-import { cellList } from "../../kernels/score_topk_list/cell_list.ts";
+import { cellList, MOST_HEAVY } from "../../kernels/score_topk_list/cell_list.ts";
 import { cellStep } from "../../kernels/step/cell_step.ts";
 import { refuse } from "../config.ts";
 import { checkTuning, type Tuning } from "../tuning.ts";
@@ -41,12 +42,6 @@ import { gpuPipeline, type GpuPipelineDef } from "./gpu_layer.ts";
 import type { Pipeline, PlanContext } from "./pipeline.ts";
 
 const ACTION = "plan e08 with these sizes";
-
-/** The most heavy tokens: putting them in order grows with their square. */
-const MOST_HEAVY = 512;
-
-/** The fewest invocations of cell_list and cell_step, whose tail is four tokens per invocation. */
-const LEAST_INVOCATIONS = 256;
 
 /** A cache of this many tokens must work on every device that can hold its codes. */
 const MANY_TOKENS = 2 ** 20;

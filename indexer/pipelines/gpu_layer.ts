@@ -277,10 +277,15 @@ export class GpuLayer implements Layer {
         return selection;
       });
     } catch (error) {
-      this.#listed = undefined;
-      this.#posted = undefined;
+      this.#distrust();
       throw error;
     }
+  }
+
+  /** A step may not have run: what it would have left in the buffers is made anew. */
+  #distrust(): void {
+    this.#listed = undefined;
+    this.#posted = undefined;
   }
 
   /** Copies a typed array into a buffer that is kept for the next step; GPU buffers pass. */
@@ -306,9 +311,14 @@ export class GpuLayer implements Layer {
         `${this.#waiting} were recorded in a row; after submitting them, await reserve() or any other call`,
       );
     }
-    const selection = this.#encode(target, step);
-    this.#waiting++;
-    return selection;
+    try {
+      const selection = this.#encode(target, step);
+      this.#waiting++;
+      return selection;
+    } catch (error) {
+      this.#distrust();
+      throw error;
+    }
   }
 
   #encode(target: PassTarget, step: LayerStep): Selection | undefined {
@@ -336,6 +346,7 @@ export class GpuLayer implements Layer {
     const query = await this.#upload(io.query.name, step.query);
     const newKeys = await this.#upload(io.newKeys.name, step.newKeys);
     const bound = this.#bind({ ...step, query, newKeys });
+    this.#distrust(); // until the next step, as this one may fail half way
     for (const compiled of this.#kernels) {
       const { kernel, shape } = compiled;
       if (kernel.work(shape, bound.shape).workgroups === 0) continue;
@@ -474,7 +485,7 @@ export class GpuLayer implements Layer {
         weightStride,
       };
     };
-    return new Selection(this.#config.shape, step.rows.length, bound.shape, buffers, read);
+    return new Selection(this.#config.shape, step.rows.length, bound.shape, buffers, read, assertCurrent);
   }
 
   destroy(): void {

@@ -14,8 +14,11 @@ import { scanBytes, scanOverrides, scanPart } from "../topk/scan.ts";
 /** The most cells that pay: 12 bits of codes. */
 export const MOST_CELLS = 4096;
 
-/** The most tokens of a tail: four per invocation of the smallest workgroup, wherever they begin within a word. */
-export const MOST_TAIL = 1000;
+/** The fewest invocations of a kernel that ranks cells: it has four tokens of the tail for each, and compares 15² pairs. */
+export const LEAST_INVOCATIONS = 256;
+
+/** The most tokens of a tail: four per invocation, wherever they begin within a word. */
+export const MOST_TAIL: number = 4 * LEAST_INVOCATIONS - 24;
 
 /** Tokens per workgroup while postings are made, and as many chunks at most. */
 const LEAST_CHUNK = 4096, MOST_CHUNKS = 16;

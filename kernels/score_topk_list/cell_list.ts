@@ -6,7 +6,7 @@
 
 import { type Kernel, layerOverrides, reads, writes } from "../gpu/kernel.ts";
 import { centroids, indices, lengths, query, weights } from "../layer/buffers.ts";
-import { postingBytes, postingOverrides, postings } from "../postings/postings.ts";
+import { LEAST_INVOCATIONS, postingBytes, postingOverrides, postings } from "../postings/postings.ts";
 import { packedCodesBuffer } from "../quantize/assign_packed.ts";
 import { candidatesTwin, tilesStride, type Tiling } from "../score_topk/candidates.ts";
 import { tableBytes } from "../score/score_lookup.ts";
@@ -25,9 +25,22 @@ export interface CellListOptions extends Scan {
 /** As many entries of a bin as are compared each with each: MOST_MEMBERS of `make_cell_list.wgsl`. */
 export const MOST_MEMBERS = 15;
 
-/** Makes lists by ranking cells, one workgroup per list. */
+/** The most heavy tokens of a list: ordering them takes time by their square. */
+export const MOST_HEAVY = 512;
+
+/**
+ * Makes lists by ranking cells, one workgroup per list.
+ *
+ * @throws {RangeError} for sizes that the kernel cannot have
+ */
 export function cellList(options: CellListOptions): Kernel {
   const { invocations } = options, mostHeavy = Math.max(1, options.mostHeavy);
+  if (invocations < LEAST_INVOCATIONS || !Number.isInteger(Math.log2(invocations)) || mostHeavy > MOST_HEAVY) {
+    throw new RangeError(
+      `Cannot plan cell_list as it takes ${LEAST_INVOCATIONS} invocations or a higher power of two, and ${MOST_HEAVY} heavy ` +
+        `tokens at most: invocations is ${invocations}, heavy tokens are ${mostHeavy}`,
+    );
+  }
   return {
     name: "cell_list",
     wgsl: [

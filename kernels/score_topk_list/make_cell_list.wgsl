@@ -6,13 +6,13 @@
 // (candidates that came after the postings were made). One weighted histogram of the entries' ranks finds the bin of the
 // n_heavy-th token; the few entries in it are compared with each other. Tokens of equal rank are taken from the lowest on:
 // within a cell they ascend, and the tail comes after all cells. Bins of many entries are narrowed on; where two cells
-// tie at the cut, all candidates are gone over one by one. The taken tokens are put in order by counting how many are
-// lower, all against all: nothing here grows with the tokens.
+// tie at the cut, all candidates are gone over one by one, the only thing here that grows with the tokens. The taken
+// tokens are put in order by counting how many are lower, all against all.
 //
-// Preconditions: WG a power of two from 256 on; n_heavy is MOST_HEAVY at most; every row's candidates begin at
+// Preconditions: WG a power of two from 256 on; n_heavy is MOST_HEAVY at most, and that 512; every row's candidates begin at
 // post_begin and reach post_end; the tail is 1,000 tokens at most; no word of codes that is read here is written meanwhile.
 
-override MOST_HEAVY: u32;  // the most heavy tokens of a list, at least 1
+override MOST_HEAVY: u32;  // the most heavy tokens of a list, 1 to 512
 
 // As many entries as can be compared each with each at once, an invocation per pair: 15 * 15 are less than 256.
 const MOST_MEMBERS = 15u;
@@ -240,7 +240,6 @@ fn later_range(low: u32, step: u32, i: u32, n_ranges: u32) -> u32 {
 // The i-th of the taken tokens, in any order.
 fn taken_token(kv: u32, i: u32, n_ranges: u32) -> u32 {
   var at = 0u;
-  if (MOST_HEAVY > 512u) { at = later_range(at, 512u, i, n_ranges); }
   if (MOST_HEAVY > 256u) { at = later_range(at, 256u, i, n_ranges); }
   if (MOST_HEAVY > 128u) { at = later_range(at, 128u, i, n_ranges); }
   if (MOST_HEAVY > 64u) { at = later_range(at, 64u, i, n_ranges); }
@@ -272,7 +271,6 @@ fn later_heavy(low: u32, step: u32, position: u32, n_heavy: u32) -> u32 {
 // Whether a token is one of the n_heavy, by its position among the coded ones.
 fn is_heavy(position: u32, n_heavy: u32) -> bool {
   var at = 0u;
-  if (MOST_HEAVY > 512u) { at = later_heavy(at, 512u, position, n_heavy); }
   if (MOST_HEAVY > 256u) { at = later_heavy(at, 256u, position, n_heavy); }
   if (MOST_HEAVY > 128u) { at = later_heavy(at, 128u, position, n_heavy); }
   if (MOST_HEAVY > 64u) { at = later_heavy(at, 64u, position, n_heavy); }
@@ -436,17 +434,18 @@ fn make_list(lane: u32, list_ix: u32) {
   let row = row_of_list(list_ix);
   let kv = kv_of_list(list_ix);
   let first_group = kv * SUBVECTORS;
-  let word = params.post_end / 4u + lane;
-  let begins = begins_of(kv, lane);
-  let ends = ends_of(kv, lane, begins);
-  let last_word = (max(row.cand_end, 1u) - 1u) / 4u;  // words behind it may be written meanwhile
-  let words_0 = codes_at(first_group, 0u, min(word, last_word));
-  var words_1 = 0u;
-  if (1u < SUBVECTORS) { words_1 = codes_at(first_group, 1u, min(word, last_word)); }
   let n_old = old_length(list_ix);
   let old = vec2u(old_token(list_ix, lane), old_token(list_ix, lane + WG));
 
   if (row.n_heavy > 0u) {
+    // What the table need not be there for.
+    let word = params.post_end / 4u + lane;
+    let begins = begins_of(kv, lane);
+    let ends = ends_of(kv, lane, begins);
+    let last_word = (row.cand_end - 1u) / 4u;  // words behind it may be written meanwhile
+    let words_0 = codes_at(first_group, 0u, min(word, last_word));
+    var words_1 = 0u;
+    if (1u < SUBVECTORS) { words_1 = codes_at(first_group, 1u, min(word, last_word)); }
     fill_table(lane, list_ix, first_group);
     var entries = Entries(kv, Cells(), word, vec4u(NO_CANDIDATE));
     if (4u * lane < CELLS) { entries.cells = ranked_cells(lane, begins, ends); }
@@ -494,8 +493,9 @@ fn make_list(lane: u32, list_ix: u32) {
       workgroupBarrier();
     }
     sort_taken(lane, row.n_heavy);
+  } else {
+    workgroupBarrier();  // every invocation has read how long the old list was
   }
   write_list(lane, list_ix, row, n_old, old);
   if (lane == 0u) { lengths[list_ix] = row.list_length; }
 }
-

@@ -4,7 +4,7 @@
 //
 // Of the subgroup functions only the prefix sum is used. On an NVIDIA H200 (driver 580) shuffles that were compiled into
 // these kernels ran before the subgroup was together again and gave wrong sums; and with subgroupAdd for the sums over
-// subgroups, which would save a barrier, code_list by 256 and a variant of cell_list gave wrong lists, whatever
+// subgroups, which would save a barrier, code_list by 128 or 256 and a variant of cell_list gave wrong lists, whatever
 // barriers stood around it. The same sums by the prefix sum are right.
 
 enable subgroups;

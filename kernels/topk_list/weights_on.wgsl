@@ -30,5 +30,6 @@ fn old_length(list_ix: u32) -> u32 {
 }
 
 fn old_token(list_ix: u32, at: u32) -> u32 {
-  return indices[list_ix * params.list_stride + min(at, params.list_stride - 1u)];
+  if (at >= params.list_stride) { return 0u; }
+  return indices[list_ix * params.list_stride + at];
 }

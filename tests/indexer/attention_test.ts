@@ -1,7 +1,6 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { Attention, type AttentionStep } from "../../indexer/attention.ts";
 import { Random } from "../../indexer/kmeans.ts";
-import { pipelineById } from "../../indexer/pipelines/mod.ts";
 import { PqIndexer } from "../../indexer/pq_indexer.ts";
 import { Selection, type SelectionData } from "../../indexer/selection.ts";
 import { attendMerge, type AttendOptions, attendParts } from "../../kernels/attend/attend.ts";
@@ -64,7 +63,10 @@ const SHAPES = {
   "D 8, batch 2": { batch: 2, heads: 3, kvHeads: 3, headWidth: 8 },
   "D 200, GQA 3": { batch: 1, heads: 3, kvHeads: 1, headWidth: 200 },
 };
-/** Relative errors that the design allows. */
+/**
+ * Relative errors. f32: WGSL's exp may be off by 3 + 2|x| ulp, and scores within 20 of the largest count, 43 · 2⁻²⁴; sums by
+ * blocks of 16 add less. f16 values are off by 2⁻¹¹ each, and scores of width 200 by 2⁻¹¹ · |q·k| / √D, some 1e-3.
+ */
 const BOUND = { f32: 1e-5, f16: 2e-3 };
 
 for (const [name, shape] of Object.entries(SHAPES)) {
@@ -260,7 +262,50 @@ gpuTest("Attention: over an index's selection, recorded in the same pass", async
       message,
     );
   }
-  assertEquals(pipelineById("cpu").runsOn, "cpu");
+});
+
+gpuTest("Attention: what it is given is copied, checked and current, and what is gone is refused", async (gpu) => {
+  const shape = { heads: 2, headWidth: 16 }, D = 16, tokens = 300;
+  const codebook = { centroids: gaussian(2 * 16 * D, 1), tokens: 0 };
+  const options = { ...shape, subvectors: 2, bits: 4, sinkSize: 2, windowSize: 4, heavySize: 8, device: gpu.device };
+  using index = await PqIndexer.create({ ...options, codebook });
+  await index.append(gaussian(2 * tokens * D, 2));
+  using keys = await gpu.upload("keys", gaussian(2 * tokens * D, 2));
+  using values = await gpu.upload("values", gaussian(2 * tokens * D, 3));
+  const attention = await Attention.create({ ...shape, device: gpu.device });
+  const step = { keys: keys.buffer, values: values.buffer, stride: tokens, tokens };
+  const query = gaussian(2 * D, 4), other = gaussian(2 * D, 5);
+  const expected = await (await attention.attend({ ...step, query })).read();
+  const given = query.slice(), late = attention.attend({ ...step, query: given });
+  const later = attention.attend({ ...step, query: other });
+  given.fill(0);
+  await late;
+  assert((await (await later).read()).some((value, ix) => value !== expected[ix]), "calls take their turns");
+  const result = await attention.attend({ ...step, query: query.slice() });
+  assertEquals(await result.read(), expected);
+  await attention.reserve(5000, 3);
+  await assertRejects(() => result.read(), RangeError, "there was one since");
+
+  const old = await index.select(query), current = await index.select(other);
+  await attention.attend({ ...step, query, selection: current });
+  for (
+    const [change, message] of [
+      [{ selection: old }, "valid until the index's next call"],
+      [{ query: query.map((value, ix) => ix === 5 ? NaN : value) }, "query must be finite: value 5 is NaN"],
+      [{ selection: current, rows: 2 }, "rows must be the selection's"],
+      [{ tokens: 1, rows: 4 }, "every query row must be the row of a cached token"],
+      [{ mask: 1 }, "mask is none of them"],
+    ] as const
+  ) {
+    const wrong = { ...step, query, ...change } as unknown as AttentionStep;
+    await assertRejects(() => attention.attend(wrong), Error, message);
+  }
+  const unknown = { ...shape, element: "f16", device: gpu.device } as unknown as Parameters<typeof Attention.create>[0];
+  await assertRejects(() => Attention.create(unknown), TypeError, "element is none of them");
+  assertEquals(await (await attention.attend({ ...step, query })).read(), expected);
+  attention.destroy();
+  assertThrows(() => attention.attend({ ...step, query }), TypeError, "it was destroyed");
+  assertThrows(() => attention.reserve(1), TypeError, "it was destroyed");
 });
 
 for (const elements of ["f32", "f16"] as const) {
