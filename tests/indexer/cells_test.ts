@@ -153,6 +153,36 @@ for (const [name, acts] of Object.entries(SEQUENCES)) {
   });
 }
 
+gpuTest("e08 goes on by tiles where a binding no longer holds the postings", async () => {
+  const adapter = (await navigator.gpu.requestAdapter())!;
+  const device = await adapter.requestDevice();
+  const largest = 4 * (64 + 4 + 1024); // postings of 1,024 tokens
+  const limits = new Proxy(device.limits, {
+    get: (target, name) => name === "maxStorageBufferBindingSize" ? largest : Reflect.get(target, name, target),
+  });
+  Object.defineProperty(device, "limits", { value: limits });
+  const codebook = { centroids: uniform(8 * D, 9), tokens: 0 };
+  const run = async (pipeline: Pipeline) => {
+    using index = await PqIndexer.create({ ...SHAPE, pipeline, device, codebook, initOffset: 2, capacity: 1024 });
+    const seen: unknown[] = [];
+    const look = async (seed: number) => {
+      const data = await (await index.step(uniform(2 * D, seed), keysOf(1, seed))).read();
+      seen.push(
+        Array.from(data.lengths, (length, list) => [...data.indices.slice(list * data.listStride).slice(0, length)]),
+      );
+    };
+    await index.append(keysOf(900, 1));
+    await look(2);
+    await index.append(keysOf(600, 3));
+    await look(4);
+    return { seen, operations: index.operations };
+  };
+  const expected = await run(pipelineById("e05")), got = await run(e08);
+  assertEquals(got.seen, expected.seen);
+  assert(["cell_list", "score_tiles"].every((name) => got.operations.includes(name)), got.operations.join());
+  device.destroy();
+});
+
 Deno.test("cell_list: refuses sizes that it cannot have", () => {
   const options = { mostHeavy: 10, weights: false, subgroupSize: 0 };
   for (const invocations of [128, 300]) {

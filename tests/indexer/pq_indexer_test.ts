@@ -8,6 +8,7 @@ import { listOf, type Selection, type SelectionData } from "../../indexer/select
 import { GpuDeviceLostError, GpuOutOfMemoryError } from "../../kernels/gpu/errors.ts";
 import { Gpu } from "../../kernels/gpu/device.ts";
 import type { Kernel } from "../../kernels/gpu/kernel.ts";
+import { cellCounts, postings } from "../../kernels/postings/postings.ts";
 import { PassTimer } from "../../kernels/gpu/timing.ts";
 import { countAllocations, gpuTest, hasGpu, oddStep, uniform } from "../support.ts";
 
@@ -382,13 +383,16 @@ function loose(runsOn: "cpu" | "gpu") {
   return runsOn === "gpu" ? { sanitizeResources: false, sanitizeOps: false } : {};
 }
 
+/** Buffers that come with a step, or that a plan does without where they do not fit. */
+const OPTIONAL_BUFFERS = new Set(["newKeys", postings.name, cellCounts.name]);
+
 /** A device whose binding holds `tokens` tokens of the test's shape and two rows, but not 500. */
 async function smallDevice(kernels: readonly Kernel[], tokens: number) {
   const { shape } = resolveConfig(OPTIONS);
   const bytesAt = (stride: number) =>
     Math.max(
       ...kernels.flatMap(({ buffers }) =>
-        buffers.filter(({ name }) => name !== "newKeys").map((use) =>
+        buffers.filter(({ name }) => !OPTIONAL_BUFFERS.has(name)).map((use) =>
           4 * use.elements(shape, {
             ...oddStep(200, 13),
             codedStride: stride,
