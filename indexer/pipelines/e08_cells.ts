@@ -11,7 +11,7 @@
  * and code_list's time without its reading of candidates: 12 µs, at any number of tokens.
  * Measured (GPU pass, `bench/results/`): 12.0 µs after 18.3; 11.9 after 26.2 at 131,072 tokens, 12.0 after 30.7 at 262,144,
  * 11.6 after 76.9 at 1,048,576 (weights off); 3.8 per layer where 32 layers share a pass, after 10.5; 13.0 on cold caches, 18.0
- * at 128 heads. From the first version, 13.4, on: a table filled without idle quarters 0.4, no barrier for storage 0.6
+ * at 128 heads. From the first version, 13.4, on: a table filled without idle quarters, and old lists cleared later, 0.4, no barrier for storage 0.6
  * (an invocation replaces the list entries that it read, and clears a weight only if nothing sets it), order by counting lower
  * tokens in place of a bitmap 0.2, loops and searches written out 0.5. A software rasterizer codes in a dispatch of its own.
  *

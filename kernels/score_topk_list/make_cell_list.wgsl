@@ -20,7 +20,7 @@ const MOST_MEMBERS = 15u;
 // Marks an entry that is a token of the tail, not a cell.
 const IS_TOKEN = 0x80000000u;
 
-// Taken tokens, in fours; what is past the last is higher than any. FOUR_PARTS invocations share the comparisons of one
+// Taken tokens, in fours; what is past the last is higher than any. PARTS invocations share the comparisons of one
 // token where there are so many.
 override HEAVY_FOURS: u32 = (MOST_HEAVY + 3u) / 4u;
 override HEAVY_ROOM: u32 = 4u * HEAVY_FOURS;
@@ -229,8 +229,8 @@ fn take_one_by_one(lane: u32, kv: u32, row: Row, cut: Cut, begin: u32, need: u32
   }
 }
 
-// Moves `low` on by `step` if the range there begins at `i` or before. Searches are written out: a turn of a loop takes as
-// long as three of these.
+// Moves `low` on by `step` if the range there begins at `i` or before. Searches are written out, as
+// loops are not unrolled on every device.
 fn later_range(low: u32, step: u32, i: u32, n_ranges: u32) -> u32 {
   let at = low + step;
   let begin = wg_ranges[min(at, MOST_HEAVY - 1u)].x;

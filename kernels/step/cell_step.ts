@@ -7,6 +7,7 @@
 import { type Kernel, reads, writes } from "../gpu/kernel.ts";
 import { newKeys, phi } from "../layer/buffers.ts";
 import { assignPacked, packedCodesBuffer } from "../quantize/assign_packed.ts";
+import { CODING_BYTES, CODING_PARTS, workBeside } from "../quantize_topk_list/code_list.ts";
 import { cellList, type CellListOptions } from "../score_topk_list/cell_list.ts";
 import { nBeside } from "../shape.ts";
 
@@ -17,10 +18,7 @@ export function cellStep(options: CellListOptions): Kernel {
     name: "cell_step",
     wgsl: [
       ...list.wgsl.slice(0, -1),
-      "quantize/nearest.wgsl",
-      "quantize/distance_part.wgsl",
-      "quantize/nearest_rows.wgsl",
-      "quantize/code_word.wgsl",
+      ...CODING_PARTS,
       "step/cell_step.wgsl",
     ],
     buffers: [
@@ -31,17 +29,9 @@ export function cellStep(options: CellListOptions): Kernel {
     ],
     plan(shape) {
       const plan = list.plan(shape);
-      return { ...plan, workgroupBytes: plan.workgroupBytes + 48 };
+      return { ...plan, workgroupBytes: plan.workgroupBytes + CODING_BYTES };
     },
-    work(shape, step) {
-      const lists = list.work(shape, step);
-      if (nBeside(step) === 0) return lists;
-      const coding = assignPacked.work(shape, step);
-      return {
-        workgroups: lists.workgroups + coding.workgroups,
-        bytesMoved: lists.bytesMoved + coding.bytesMoved,
-      };
-    },
+    work: (shape, step) => workBeside(list, shape, step),
     twin(shape, step, buffers) {
       list.twin(shape, step, buffers);
       if (nBeside(step) > 0) assignPacked.twin(shape, step, buffers);
