@@ -357,8 +357,8 @@ export class Bench {
   }
 }
 
-/** Passes per submit of {@linkcode timePasses}. */
-const TIMED_ROUND = 20;
+/** The most passes per submit of {@linkcode timePasses}. */
+export const TIMED_ROUND = 20;
 
 /**
  * GPU time of passes that `record` encodes, with warm clocks.

@@ -415,7 +415,7 @@ gpuTest(
         "--bits",
         "4",
       ];
-      const args = [...shape, "--tokens", "600,1200", "--samples", "2", "--json", path];
+      const args = [...shape, "--tokens", "600,1200", "--samples", "45", "--json", path]; // more than one submit
       const { code, stdout, stderr } = await script("experiments/crossover.ts", args);
       assertEquals(code, 0, stderr);
       assert(stdout.split("\n").every((line) => line.length <= 100), stdout);
