@@ -179,7 +179,9 @@ gpuTest("e08 goes on by tiles where a binding no longer holds the postings", asy
   };
   const expected = await run(pipelineById("e05")), got = await run(e08);
   assertEquals(got.seen, expected.seen);
-  assert(["cell_list", "score_tiles"].every((name) => got.operations.includes(name)), got.operations.join());
+  // A software device codes new keys in a dispatch of its own, hardware beside the lists.
+  const ranksCells = got.operations.some((name) => name === "cell_list" || name === "cell_step");
+  assert(ranksCells && got.operations.includes("score_tiles"), got.operations.join());
   device.destroy();
 });
 
