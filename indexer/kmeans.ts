@@ -22,8 +22,54 @@ export interface TrainOptions {
    * (`max_points_per_centroid`). Default 256.
    */
   readonly maxKeysPerCentroid?: number;
+  /**
+   * A group is done once its distortion falls by no more than this share of it in an iteration. Default 0: once it falls no
+   * more.
+   */
+  readonly tolerance?: number;
   /** Called after every group of (batch, KV head, subvector). */
   readonly onProgress?: (done: number, total: number) => void;
+}
+
+/**
+ * Refuses what no training can start with.
+ *
+ * @param t tokens per (batch, KV head)
+ * @throws {RangeError}
+ */
+export function checkTraining(shape: LayerShape, t: number, options: TrainOptions): void {
+  const { iterations = 10, initOffset = 0, tolerance = 0, maxKeysPerCentroid = 256 } = options;
+  const action = "train a codebook";
+  for (const [name, value] of Object.entries({ iterations, maxKeysPerCentroid })) {
+    if (!Number.isInteger(value) || value < 1) refuse(action, `${name} must be an integer ≥ 1`, `${name} is ${value}`);
+  }
+  if (!(tolerance >= 0 && tolerance < 1)) {
+    refuse(action, "tolerance must be a share, 0 or more and less than 1", `tolerance is ${tolerance}`);
+  }
+  if (t - initOffset < shape.centroids) {
+    refuse(
+      action,
+      "there must be at least C keys from initOffset on",
+      `C is ${shape.centroids}, keys are ${Math.max(t - initOffset, 0)} (${t} tokens, initOffset ${initOffset})`,
+    );
+  }
+}
+
+/** @throws {RangeError} too few keys without NaN and ±inf */
+export function refuseFewFinite(shape: LayerShape, where: string, has: number): never {
+  return refuse(
+    "train a codebook",
+    "there must be at least C finite keys",
+    `C is ${shape.centroids}, ${where} has ${has}`,
+  );
+}
+
+/** @throws {RangeError} if a squared norm is beyond f32 */
+export function refusePhi(phi: Float32Array): void {
+  const beyond = phi.find((value) => !Number.isFinite(value));
+  if (beyond !== undefined) {
+    refuse("train a codebook", "squared norms of subvectors must be finite in f32", `the largest is ${beyond}`);
+  }
 }
 
 /** Seeded random numbers: PCG32 (O'Neill 2014), the XSH RR variant. */
@@ -77,7 +123,7 @@ export function trainCodebook(
 
 /** {@linkcode trainCodebook} without the codes: the index codes the keys itself. */
 export function trainCentroids(shape: LayerShape, keys: Float32Array, options: TrainOptions = {}): Codebook {
-  const { seed = 0, iterations = 10, initOffset = 0, maxKeysPerCentroid = 256, onProgress } = options;
+  const { seed = 0, iterations = 10, initOffset = 0, maxKeysPerCentroid = 256, tolerance = 0, onProgress } = options;
   const nKv = shape.batch * shape.kvHeads;
   const t = keys.length / (nKv * shape.headWidth);
   const n = t - initOffset;
@@ -88,16 +134,7 @@ export function trainCentroids(shape: LayerShape, keys: Float32Array, options: T
       `length is ${keys.length}`,
     );
   }
-  if (!Number.isInteger(iterations) || iterations < 1) {
-    refuse("train a codebook", "iterations must be an integer ≥ 1", `iterations is ${iterations}`);
-  }
-  if (n < shape.centroids) {
-    refuse(
-      "train a codebook",
-      "there must be at least C keys from initOffset on",
-      `C is ${shape.centroids}, keys are ${Math.max(n, 0)} (${t} tokens, initOffset ${initOffset})`,
-    );
-  }
+  checkTraining(shape, t, options);
   const d = subWidth(shape), width = centroidWidth(shape);
   const nGroups = nKv * shape.subvectors;
   const centroids = new Float32Array(nGroups * shape.centroids * width);
@@ -118,16 +155,9 @@ export function trainCentroids(shape: LayerShape, keys: Float32Array, options: T
       if (phi) phi[group] = Math.max(phi[group], norm);
     }
     if (finite.length < shape.centroids) {
-      const where = `KV head ${kv}, subvector ${m}`;
-      refuse(
-        "train a codebook",
-        "there must be at least C finite keys",
-        `C is ${shape.centroids}, ${where} has ${finite.length}`,
-      );
+      refuseFewFinite(shape, `KV head ${kv}, subvector ${m}`, finite.length);
     }
-    if (phi && !Number.isFinite(phi[group])) {
-      refuse("train a codebook", "squared norms of subvectors must be finite in f32", `the largest is ${phi[group]}`);
-    }
+    if (phi) refusePhi(phi.subarray(group, group + 1));
     const sample = sampleSorted(random, finite.length, Math.min(finite.length, maxKeysPerCentroid * shape.centroids));
     const points = new Float32Array(sample.length * width);
     sample.forEach((nth, p) => {
@@ -135,7 +165,7 @@ export function trainCentroids(shape: LayerShape, keys: Float32Array, options: T
       points.set(keys.subarray(startOf(i), startOf(i) + d), p * width);
       if (phi) points[p * width + d] = Math.sqrt(Math.max(phi[group] - norms[i], 0));
     });
-    const found = kmeans(points, width, shape.centroids, iterations, random);
+    const found = kmeans(points, width, shape.centroids, iterations, tolerance, random);
     centroids.set(found, group * shape.centroids * width);
     onProgress?.(group + 1, nGroups);
   }
@@ -164,10 +194,17 @@ function squaredDistanceTo(points: Float32Array, p: number, centers: Float32Arra
 }
 
 /**
- * k-means++ start (Arthur, Vassilvitskii 2007), then Lloyd iterations until no point moves. An empty
- * cluster takes the point that is farthest from its centroid.
+ * k-means++ start (Arthur, Vassilvitskii 2007), then Lloyd iterations until no point moves or the distortion falls by no
+ * more than the tolerance. An empty cluster takes the point that is farthest from its centroid.
  */
-function kmeans(points: Float32Array, width: number, k: number, iterations: number, random: Random): Float32Array {
+function kmeans(
+  points: Float32Array,
+  width: number,
+  k: number,
+  iterations: number,
+  tolerance: number,
+  random: Random,
+): Float32Array {
   const n = points.length / width;
   const centers = new Float32Array(k * width);
   const nearest = new Float64Array(n).fill(Infinity);
@@ -188,8 +225,9 @@ function kmeans(points: Float32Array, width: number, k: number, iterations: numb
   const owner = new Uint32Array(n).fill(k);
   const sums = new Float64Array(k * width);
   const counts = new Uint32Array(k);
+  let before = Infinity;
   for (let iteration = 0; iteration < iterations; iteration++) {
-    let moved = 0;
+    let moved = 0, distortion = 0, filled = 0;
     sums.fill(0);
     counts.fill(0);
     for (let p = 0; p < n; p++) {
@@ -204,6 +242,7 @@ function kmeans(points: Float32Array, width: number, k: number, iterations: numb
       if (owner[p] !== best) moved++;
       owner[p] = best;
       nearest[p] = distance;
+      distortion += distance;
       counts[best]++;
       for (let j = 0; j < width; j++) sums[best * width + j] += points[p * width + j];
     }
@@ -216,11 +255,12 @@ function kmeans(points: Float32Array, width: number, k: number, iterations: numb
         if (nearest[farthest] > 0) {
           centers.set(points.subarray(farthest * width, (farthest + 1) * width), c * width);
           nearest[farthest] = 0;
-          moved++;
+          filled++;
         }
       }
     }
-    if (moved === 0) break;
+    if (filled === 0 && (moved === 0 || (iteration > 0 && before - distortion < tolerance * before))) break;
+    before = distortion;
   }
   return centers;
 }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type GpuInput, isGpuInput, type OwnedBuffer, resolveInput } from "../kernels/gpu/buffers.ts";
+import { type GpuInput, isGpuInput, type OwnedBuffer, type ResolvedInput, resolveInput } from "../kernels/gpu/buffers.ts";
 import { Gpu } from "../kernels/gpu/device.ts";
 import { GpuOutOfMemoryError, GpuUnavailableError } from "../kernels/gpu/errors.ts";
 import { centroidWidth, MAX_ROWS } from "../kernels/shape.ts";
@@ -21,12 +21,14 @@ import {
   resolveRows,
   show,
 } from "./config.ts";
+import { elementBytes, gatherParts, type KeyElements, type KeyPart, KeyWidener, readParts } from "./key_parts.ts";
 import { trainCentroids } from "./kmeans.ts";
 import { CPU_PIPELINE, DEFAULT_PIPELINE, pipelineById } from "./pipelines/mod.ts";
 import type { Layer, LayerStep, PassTarget, Pipeline } from "./pipelines/pipeline.ts";
 import type { Codebook } from "./reference.ts";
 import { Selection, type SelectionOutput } from "./selection.ts";
 import { decodeState, encodeState } from "./state.ts";
+import { trainOnGpu } from "./trainer.ts";
 import { type Tuning, type TuningFile, tuningFor } from "./tuning.ts";
 
 /** A codebook trained elsewhere, with the codes that go with it. */
@@ -63,13 +65,24 @@ export interface PqIndexerOptions extends PqConfig {
   /** Most iterations of the training. Default 10. */
   readonly iterations?: number;
   /**
+   * Share of its distortion by which a group of (batch, KV head, subvector) must improve to go on. Default 0: training goes on
+   * while it improves.
+   */
+  readonly tolerance?: number;
+  /**
+   * Where codebooks are trained: "gpu" needs a pipeline that runs there. Both are k-means on a seeded sample; each gives the
+   * same bytes run after run ("cpu" on every machine), but not the bytes of the other. Default: "gpu" where the pipeline runs
+   * on hardware, else "cpu", which is as fast as a software device.
+   */
+  readonly trainOn?: "gpu" | "cpu";
+  /**
    * What `deno task tune` wrote, or the path of that file. Where it knows this adapter, driver and class of shape, a
    * pipeline that is tuned takes its sizes from there, else from its defaults; also where this device cannot have them.
    * Results are the same. The driver is told by a program (nvidia-smi, dpkg-query): without permission to run it, in Node
    * and in browsers any driver's sizes are taken.
    */
   readonly tuning?: string | URL | TuningFile;
-  /** Called during training, after every group of (batch, KV head, subvector). */
+  /** Called during training: on the GPU after every iteration, on the CPU after every group of (batch, KV head, subvector). */
   readonly onTrainProgress?: (done: number, total: number) => void;
 }
 
@@ -88,6 +101,12 @@ export interface AppendOptions {
    * arrays tell by their length).
    */
   readonly tokens?: number;
+}
+
+/** What goes with keys to train on. */
+export interface TrainKeysOptions extends AppendOptions {
+  /** How a GPU buffer keeps them: f16 takes two bytes per value. Default "f32". A Float16Array needs no telling. */
+  readonly elements?: KeyElements;
 }
 
 /** What goes with a step. */
@@ -110,21 +129,23 @@ const CREATE_OPTIONS = [
   "capacity",
   "seed",
   "iterations",
+  "tolerance",
+  "trainOn",
   "tuning",
   "onTrainProgress",
 ] as const satisfies readonly (keyof PqIndexerOptions)[];
 const SELECT_OPTIONS = ["rows", "out"] as const;
 const APPEND_OPTIONS = ["tokens"] as const;
+const TRAIN_OPTIONS = ["tokens", "elements"] as const;
 const RECORD_OPTIONS = ["query", "newKeys", "rows", "out", "tokens"] as const;
 
 /** Keys that wait for a codebook: an array of our own, or a range of the pending buffer. */
-interface PendingKeys {
-  /** Tokens that count. */
-  readonly tokens: number;
-  /** Tokens per KV head as they lie: more, once the newest were forgotten. */
-  readonly stride: number;
+interface PendingKeys extends Pick<KeyPart, "tokens" | "stride"> {
   readonly keys: Float32Array | { readonly offset: number; readonly bytes: number };
 }
+
+/** Bytes that every device's storage bindings may begin at multiples of. */
+const KEY_ALIGNMENT = 256;
 
 /** What a call may change and a failed call must restore. */
 interface State {
@@ -219,6 +240,13 @@ export class PqIndexer {
     integer("capacity", capacity, 0);
     integer("seed", options.seed ?? 0, 0);
     integer("iterations", options.iterations ?? 10, 1);
+    const { tolerance = 0, trainOn } = options;
+    if (!(tolerance >= 0 && tolerance < 1)) {
+      refuse("create an index", "tolerance must be a share, 0 or more and less than 1", `tolerance is ${tolerance}`);
+    }
+    if (trainOn !== undefined && trainOn !== "gpu" && trainOn !== "cpu") {
+      refuse("create an index", 'trainOn must be "gpu" or "cpu"', `it is ${show(trainOn)}`);
+    }
     const given = options.codebook && readCodebook(config, options.codebook);
     const gpu = named?.runsOn === "cpu" ? undefined : await gpuFor(options, named !== undefined);
     const untuned = named ?? (gpu ? DEFAULT_PIPELINE : CPU_PIPELINE);
@@ -226,6 +254,9 @@ export class PqIndexer {
       ? undefined
       : await tuningFor(options.tuning, gpu.info, config, options.weights ?? false);
     const pipeline = tuning && gpu ? tunedOr(untuned, tuning, config, gpu, options.weights ?? false) : untuned;
+    if (trainOn === "gpu" && !gpu) {
+      refuse("create an index", "training on the GPU needs a pipeline that runs there", `pipeline is ${pipeline.id}`);
+    }
     const layer = await pipeline.create({ config, weights: options.weights ?? false, gpu });
     const index = new PqIndexer(config, options, pipeline, layer, gpu);
     try {
@@ -291,27 +322,33 @@ export class PqIndexer {
   }
 
   /**
-   * Trains the codebook on all keys so far, then codes them and drops them.
+   * Trains the codebook on all keys so far, then codes them and drops them. Keys that are given lie where they are meanwhile:
+   * nothing is copied where they are all there is.
    *
-   * @param keys f32 `[B, Hkv, n, D]` to append first
+   * @param keys `[B, Hkv, n, D]` to append first, f32 or f16; a typed array (finite, else refused) or a GPU buffer (not
+   * inspected; training leaves out keys with NaN or ±inf). f16 keys in a GPU buffer must be all there are.
    * @throws {RangeError} if there is a codebook already, or if fewer keys than centroids remain after initOffset
    */
-  train(keys?: Float32Array | GpuInput, options: AppendOptions = {}): Promise<void> {
-    const own = ownCopy(keys);
+  train(keys?: Float32Array | Float16Array | GpuInput, options: TrainKeysOptions = {}): Promise<void> {
+    const own = ownCopy(widened(keys)), action = "train a codebook";
     return this.#exclusive(async () => {
-      knowOptions("train", options, APPEND_OPTIONS);
+      knowOptions("train", options, TRAIN_OPTIONS);
       if (this.#codebook) {
-        refuse(
-          "train a codebook",
-          "there must be none yet; to replace it, call retrain()",
-          `this one has ${this.codedTokens} coded tokens`,
-        );
+        refuse(action, "there must be none yet; to replace it, call retrain()", `${this.codedTokens} tokens are coded`);
       }
       if (own === undefined && options.tokens !== undefined) {
-        refuse("train a codebook", "tokens go with keys", `tokens is ${options.tokens}, keys are not given`);
+        refuse(action, "tokens go with keys", `tokens is ${options.tokens}, keys are not given`);
       }
-      const t = own === undefined ? 0 : this.#countKeys("train a codebook", own, options.tokens);
-      await this.#withPending(own, t, () => this.#trainOnPending());
+      const given = own === undefined ? [] : [this.#keyPart(action, own, options)];
+      if (given[0]?.elements === "f16" && this.#pending.length > 0) {
+        refuse(action, "f16 keys must be all there are", `${this.#tokens} tokens have f32 keys`);
+      }
+      await this.#transaction(async () => {
+        const parts = [...this.#pendingParts(), ...given];
+        this.#tokens += given[0]?.tokens ?? 0;
+        await this.#trainOn(parts);
+      });
+      this.#dropPending();
     });
   }
 
@@ -415,36 +452,32 @@ export class PqIndexer {
    * Trains a new codebook on what is cached and codes it anew: for a cache whose keys have drifted away from those that
    * the codebook was trained on. Codebook and codes change together; a failure leaves the old ones.
    *
-   * @param keys f32 `[B, Hkv, N, D]`, all of the cached keys again, a typed array or a GPU buffer with COPY_SRC
+   * @param keys `[B, Hkv, N, D]`, all of the cached keys again, f32 or f16, a typed array or a GPU buffer with COPY_SRC
    * @throws {RangeError} if there is no codebook yet, for another number of tokens than N, NaN or ±inf in a typed array, or
    * fewer keys than centroids from initOffset on
    */
-  retrain(keys: Float32Array | GpuInput): Promise<void> {
-    const own = ownCopy(keys), action = "retrain";
+  retrain(keys: Float32Array | Float16Array | GpuInput, options: TrainKeysOptions = {}): Promise<void> {
+    const own = ownCopy(widened(keys)), action = "retrain";
     return this.#exclusive(async () => {
+      knowOptions(action, options, TRAIN_OPTIONS);
       const codebook = this.#codebook, n = this.#tokens;
       if (!codebook) refuse(action, "there must be a codebook", "none yet: call train() first");
-      const given = this.#countKeys(action, own, isGpuInput(own) ? n : undefined);
-      if (given !== n) refuse(action, "keys must be those of all cached tokens", `${given} were given, N is ${n}`);
+      const part = this.#keyPart(action, own, isGpuInput(own) ? { tokens: n, ...options } : options);
+      if (part.tokens !== n) {
+        refuse(action, "keys must be those of all cached tokens", `${part.tokens} were given, N is ${n}`);
+      }
       if (isGpuInput(own)) {
         const has = "buffer" in own ? own.size ?? own.buffer.size - (own.offset ?? 0) : own.size;
-        if (has !== this.#keyBytes(n)) {
-          refuse(
-            action,
-            `keys must be those of all ${n} cached tokens, ${this.#keyBytes(n)} bytes`,
-            `the buffer has ${has}`,
-          );
+        const bytes = this.#keyBytes(n, part.elements);
+        if (has !== bytes) {
+          refuse(action, `keys must be those of all ${n} cached tokens, ${bytes} bytes`, `the buffer has ${has}`);
         }
       }
-      const all = own instanceof Float32Array ? own : await this.#readKeys(own, n);
-      const { seed, iterations, onTrainProgress } = this.#options;
-      const initOffset = this.#initOffset!;
-      const { shape } = this.#config;
-      const fresh = trainCentroids(shape, all, { seed, iterations, initOffset, onProgress: onTrainProgress });
+      const fresh = await this.#trained([part], this.#initOffset!);
       const codes = await this.#layer.exportCodes(this.codedTokens);
       try {
         this.#useCodebook(fresh);
-        await this.#code(all, n, 0);
+        await this.#codeParts([part]);
       } catch (error) {
         try {
           this.#useCodebook(codebook);
@@ -455,13 +488,6 @@ export class PqIndexer {
         throw error;
       }
     });
-  }
-
-  /** Keys of the caller's buffer. */
-  async #readKeys(keys: GpuInput, t: number): Promise<Float32Array> {
-    const gpu = this.#gpu!;
-    const { buffer, offset } = resolveInput("keys", keys, this.#keyBytes(t), gpu.limits, true);
-    return new Float32Array((await gpu.read([{ buffer, offset, bytes: this.#keyBytes(t) }]))[0]);
   }
 
   /**
@@ -505,7 +531,7 @@ export class PqIndexer {
         iterations: this.#options.iterations ?? 10,
         ...(centroids
           ? { centroids, phi, codes: await this.#layer.exportCodes(this.codedTokens) }
-          : { keys: await this.#readPending() }),
+          : { keys: await readParts(this.#gpu, this.#config.shape, this.#pendingParts()) }),
       });
     });
   }
@@ -623,7 +649,7 @@ export class PqIndexer {
     if (!this.#codebook) {
       return await this.#withPending(newKeys, t, async () => {
         const wanted = resolveRows(this.#config, initOffsetAt(this.#config, this.#tokens), this.#tokens, rows);
-        if (!wanted.every(isShort)) await this.#trainOnPending();
+        if (!wanted.every(isShort)) await this.#trainOn(this.#pendingParts());
         await this.#makeRoom(this.#tokens, rows, this.codedTokens);
         return await this.#run(this.#layerStep(query, undefined, 0, rows, out));
       });
@@ -693,14 +719,14 @@ export class PqIndexer {
     };
   }
 
-  /** Which of t keys at tokens from … are coded, and where. */
-  #coding(from: number, t: number, initOffset: number) {
+  /** Which of t keys at tokens from … are coded, and where; `stride` keys lie there per (batch, KV head). */
+  #coding(from: number, t: number, initOffset: number, stride = t) {
     const firstNewKey = this.#codebook ? Math.min(t, Math.max(0, initOffset - from)) : t;
     return {
       nCoded: this.#codebook ? Math.max(0, from + t - initOffset) : 0,
       nNew: t - firstNewKey,
       firstNewKey,
-      nNewKeys: t,
+      nNewKeys: stride,
       initOffset,
     };
   }
@@ -710,7 +736,7 @@ export class PqIndexer {
   }
 
   /** Codes t keys that become tokens from …; there is room. Long prompts go in slices. */
-  async #code(keys: Float32Array | GpuInput, t: number, from: number): Promise<void> {
+  async #code(keys: Float32Array | GpuInput, t: number, from: number, stride = t): Promise<void> {
     const { batch, kvHeads, headWidth } = this.#config.shape;
     const nKv = batch * kvHeads;
     const slice = this.#fitsOneUpload(keys)
@@ -727,7 +753,8 @@ export class PqIndexer {
         }
         part = some;
       }
-      const step = { ...this.#coding(from + at, count, this.#initOffset!), rows: [], newKeys: part };
+      const coding = this.#coding(from + at, count, this.#initOffset!, count < t ? count : stride);
+      const step = { ...coding, rows: [], newKeys: part };
       if (step.nNew > 0) await this.#layer.run(step);
     }
   }
@@ -742,20 +769,53 @@ export class PqIndexer {
       }
       return await work();
     });
-    if (this.#codebook) {
-      this.#pending = [];
-      this.#pendingBytes = 0;
-      this.#pendingBuffer?.destroy();
-      this.#pendingBuffer = undefined;
-    }
+    if (this.#codebook) this.#dropPending();
     return result;
+  }
+
+  #dropPending(): void {
+    this.#pending = [];
+    this.#pendingBytes = 0;
+    this.#pendingBuffer?.destroy();
+    this.#pendingBuffer = undefined;
+  }
+
+  /** The pending keys where they lie now. */
+  #pendingParts(): KeyPart[] {
+    return this.#pending.map(({ keys, tokens, stride }) => ({
+      tokens,
+      stride,
+      elements: "f32",
+      keys: keys instanceof Float32Array
+        ? keys
+        : { buffer: this.#pendingBuffer!.buffer, offset: keys.offset, size: keys.bytes },
+    }));
+  }
+
+  /** Keys that a caller gave, checked. */
+  #keyPart(action: string, keys: Float32Array | GpuInput, { tokens, elements = "f32" }: TrainKeysOptions): KeyPart {
+    if (elements !== "f32" && elements !== "f16") {
+      refuse(action, 'elements must be "f32" or "f16"', `it is ${show(elements)}`);
+    }
+    if (!isGpuInput(keys)) {
+      if (elements !== "f32") {
+        refuse(action, "elements go with a GPU buffer; for f16 in memory give a Float16Array", `elements is ${elements}`);
+      }
+      const t = this.#countKeys(action, keys, tokens);
+      return { tokens: t, stride: t, keys, elements };
+    }
+    const t = this.#countKeys(action, keys, tokens, elements);
+    const range = { ...this.#gpu!.limits, maxStorageBufferBindingSize: Infinity };
+    return { tokens: t, stride: t, keys: resolveInput("keys", keys, this.#keyBytes(t, elements), range, true), elements };
   }
 
   /** Keys that outlive the call: the array, which is our own already, or a copy in the pending buffer. */
   async #keep(keys: Float32Array | GpuInput, t: number): Promise<PendingKeys["keys"]> {
     if (keys instanceof Float32Array) return keys;
     const gpu = this.#gpu!;
-    const range = { offset: this.#pendingBytes, bytes: this.#keyBytes(t) };
+    // Where a binding may begin.
+    const offset = Math.ceil(this.#pendingBytes / KEY_ALIGNMENT) * KEY_ALIGNMENT;
+    const range = { offset, bytes: this.#keyBytes(t) };
     const source = resolveInput("new keys", keys, range.bytes, gpu.limits, true);
     const end = range.offset + range.bytes;
     const old = this.#pendingBuffer;
@@ -778,41 +838,69 @@ export class PqIndexer {
     return range;
   }
 
-  #keyBytes(t: number): number {
+  #keyBytes(t: number, elements: KeyElements = "f32"): number {
     const { batch, kvHeads, headWidth } = this.#config.shape;
-    return 4 * batch * kvHeads * t * headWidth;
+    return Math.ceil(elementBytes(elements) * batch * kvHeads * t * headWidth / 4) * 4;
   }
 
-  /** The pending keys, f32 `[B, Hkv, N, D]`. */
-  async #readPending(): Promise<Float32Array> {
-    const { batch, kvHeads, headWidth: D } = this.#config.shape;
-    const nKv = batch * kvHeads, n = this.#tokens;
-    const all = new Float32Array(nKv * n * D);
+  /** Trains on keys of all tokens and codes them; inside a transaction. */
+  async #trainOn(parts: readonly KeyPart[]): Promise<void> {
+    const n = this.#tokens;
+    // What the device cannot hold is refused before time is spent on training.
+    await this.#makeRoom(n, this.#roomRows, 0);
+    const initOffset = initOffsetAt(this.#config, n);
+    const codebook = await this.#trained(parts, initOffset);
+    this.#initOffset = initOffset;
+    this.#useCodebook(codebook);
+    await this.#codeParts(parts);
+  }
+
+  /** A codebook of these keys. */
+  async #trained(parts: readonly KeyPart[], initOffset: number): Promise<Codebook> {
+    const { shape } = this.#config, gpu = this.#gpu;
+    const { seed, iterations, tolerance, onTrainProgress } = this.#options;
+    const options = { seed, iterations, tolerance, initOffset, onProgress: onTrainProgress };
+    const where = this.#options.trainOn ?? (gpu && !gpu.info.isSoftware ? "gpu" : "cpu");
+    if (where === "cpu" || !gpu) return trainCentroids(shape, await readParts(gpu, shape, parts), options);
+    const bytes = this.#keyBytes(this.#tokens);
+    if ((parts.length > 1 || parts[0].keys instanceof Float32Array) && bytes > gpu.limits.maxBufferSize) {
+      refuse(
+        "train a codebook",
+        `keys that are not in one buffer must fit into one, at most ${gpu.limits.maxBufferSize} bytes`,
+        `they take ${bytes}; with trainOn: "cpu" they need none`,
+      );
+    }
+    const { copy, ...keys } = await gatherParts(gpu, shape, parts);
+    try {
+      const tokens = parts.reduce((sum, part) => sum + part.tokens, 0);
+      const { centroids, phi } = await trainOnGpu(gpu, shape, { ...keys, tokens }, options);
+      return phi ? { centroids, phi } : { centroids };
+    } finally {
+      copy?.destroy();
+    }
+  }
+
+  /** Codes the keys of all tokens. */
+  async #codeParts(parts: readonly KeyPart[]): Promise<void> {
+    const { shape } = this.#config;
     let at = 0;
-    for (const { keys, tokens, stride } of this.#pending) {
-      const part = keys instanceof Float32Array
-        ? keys
-        : new Float32Array((await this.#gpu!.read([{ buffer: this.#pendingBuffer!.buffer, ...keys }]))[0]);
-      for (let kv = 0; kv < nKv; kv++) {
-        all.set(part.subarray(kv * stride * D, (kv * stride + tokens) * D), (kv * n + at) * D);
+    for (const part of parts) {
+      const { keys, tokens, stride, elements } = part;
+      const bytes = this.#keyBytes(stride, elements);
+      if (keys instanceof Float32Array || bytes > this.#gpu!.limits.maxStorageBufferBindingSize) {
+        await this.#code(await readParts(this.#gpu, shape, [part]), tokens, at);
+      } else if (elements === "f32") {
+        await this.#code({ ...keys, size: bytes }, tokens, at, stride);
+      } else {
+        const most = Math.min(tokens, Math.max(1, Math.floor(this.#layer.maxKeyBytes / this.#keyBytes(1))));
+        using widener = await KeyWidener.create(this.#gpu!, shape, most);
+        for (let first = 0; first < tokens; first += most) {
+          const count = Math.min(most, tokens - first);
+          await this.#code(await widener.widen(part, first, count), count, at + first);
+        }
       }
       at += tokens;
     }
-    return all;
-  }
-
-  /** Trains on the pending keys and codes them; inside a transaction. */
-  async #trainOnPending(): Promise<void> {
-    const { shape } = this.#config, n = this.#tokens;
-    // What the device cannot hold is refused before seconds are spent on training.
-    await this.#makeRoom(n, this.#roomRows, 0);
-    const all = await this.#readPending();
-    const { seed, iterations, onTrainProgress } = this.#options;
-    const initOffset = initOffsetAt(this.#config, n);
-    const codebook = trainCentroids(shape, all, { seed, iterations, initOffset, onProgress: onTrainProgress });
-    this.#initOffset = initOffset;
-    this.#useCodebook(codebook);
-    await this.#code(all, n, 0);
   }
 
   #useCodebook(codebook: Codebook): void {
@@ -852,11 +940,19 @@ export class PqIndexer {
     return this.#countVectors(action, "query", "[B, H, rows, D]", query, batch * heads * headWidth, rows);
   }
 
-  #countKeys(action: string, keys: Float32Array | GpuInput, tokens: number | undefined): number {
+  #countKeys(
+    action: string,
+    keys: Float32Array | GpuInput,
+    tokens: number | undefined,
+    elements?: KeyElements, // of keys that no single binding must hold
+  ): number {
     const { batch, kvHeads, headWidth } = this.#config.shape;
-    const t = this.#countVectors(action, "keys", "[B, Hkv, t, D]", keys, batch * kvHeads * headWidth, tokens);
+    const each = batch * kvHeads * headWidth;
+    const t = this.#countVectors(action, "keys", "[B, Hkv, t, D]", keys, each, tokens, elements);
     // Before anything is counted as appended: the buffer must hold what it is said to hold.
-    if (isGpuInput(keys) && this.#gpu) resolveInput("new keys", keys, this.#keyBytes(t), this.#gpu.limits);
+    if (isGpuInput(keys) && this.#gpu && !elements) {
+      resolveInput("new keys", keys, this.#keyBytes(t), this.#gpu.limits);
+    }
     return t;
   }
 
@@ -868,6 +964,7 @@ export class PqIndexer {
     input: Float32Array | GpuInput,
     each: number,
     given: number | undefined,
+    elements: KeyElements = "f32",
   ): number {
     if (isGpuInput(input)) {
       if (!this.#gpu) {
@@ -877,12 +974,13 @@ export class PqIndexer {
       }
       const buffer = "buffer" in input ? input.buffer as GPUBuffer : input;
       const bytes = "buffer" in input ? input.size ?? buffer.size - (input.offset ?? 0) : buffer.size;
-      if (given === undefined && bytes > each * 4) {
+      const eachBytes = each * elementBytes(elements);
+      if (given === undefined && bytes > eachBytes) {
         const option = name === "query" ? "rows" : "tokens";
         refuse(
           action,
           `a GPU buffer larger than one needs option ${option}`,
-          `${name} has ${bytes} bytes, one is ${each * 4}`,
+          `${name} has ${bytes} bytes, one is ${eachBytes}`,
         );
       }
       const count = given ?? 1;
@@ -934,6 +1032,11 @@ async function gpuFor({ device }: PqIndexerOptions, isNeeded: boolean): Promise<
 /** Typed arrays are copied, so that the caller may reuse them before a queued call runs. */
 function ownCopy<T extends Float32Array | GpuInput | undefined>(input: T): T {
   return input instanceof Float32Array ? input.slice() as T : input;
+}
+
+/** f16 values as f32. */
+function widened<T extends Float32Array | GpuInput | undefined>(input: T | Float16Array): T | Float32Array {
+  return input instanceof Float16Array ? Float32Array.from(input) : input;
 }
 
 /** Position of the first NaN or ±inf, or −1. The common case is one pass of multiplications. */

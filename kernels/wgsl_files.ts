@@ -3454,4 +3454,880 @@ fn old_token(list_ix: u32, at: u32) -> u32 {
   return indices[list_ix * params.list_stride + at];
 }
 `,
+  "train/assign_sample.wgsl": `// assign_sample: the nearest centroid of each sampled key, and how far it is. Stage: training, first of an iteration.
+//
+// keys, sampled, extra: see \`sample_keys.wgsl\`
+// model, state: see \`train.wgsl\`
+// owners:     u32[groups, tiles, TILE / 4], four codes per word, the lowest byte first; 0 for a slot without a key
+// counts:     u32[groups, C], zero before: keys per centroid; integers, so that the order does not matter
+// tile_stats: f32[groups, tiles, 4]: the sum of squared distances, the largest one, its slot, unused
+//
+// One workgroup owns one tile of 128 slots of a group, as in a matrix product: 64 centroids at a time, 16 columns at a time,
+// each invocation 8 keys by 4 centroids in registers. Scores are x c - |c|^2 / 2, largest wins, ties to the lower centroid.
+// Needs WG = 256.
+
+override WG: u32;
+
+@group(0) @binding(2) var<storage, read> sampled: array<u32>;
+@group(0) @binding(3) var<storage, read> extra: array<f32>;
+@group(0) @binding(4) var<storage, read> model: array<f32>;
+@group(0) @binding(5) var<storage, read> state: array<u32>;
+@group(0) @binding(6) var<storage, read_write> owners: array<u32>;
+@group(0) @binding(7) var<storage, read_write> counts: array<atomic<u32>>;
+@group(0) @binding(8) var<storage, read_write> tile_stats: array<vec4f>;
+
+const TILE = 128u;            // slots
+const BLOCK = 64u;            // centroids
+const CHUNK = 16u;            // columns
+const KEYS_STRIDE = 33u;      // vectors of 4 keys per column, and one so that no two columns meet in a bank
+const CENTROIDS_STRIDE = 17u;
+const CENTROIDS_AT = 528u;    // CHUNK * KEYS_STRIDE
+
+// A chunk of columns; after the last one squares of columns, then scores, then distances. Floats as bits: the same memory
+// also holds numbers of slots.
+var<workgroup> wg_work: array<vec4u, 800>;   // 12800 bytes
+var<workgroup> wg_codes: array<u32, 544>;    // 2176 bytes
+var<workgroup> wg_rows: array<u32, TILE>;    // 512 bytes
+
+// Scores of 8 keys by 4 centroids.
+var<private> score_0: vec4f;
+var<private> score_1: vec4f;
+var<private> score_2: vec4f;
+var<private> score_3: vec4f;
+var<private> score_4: vec4f;
+var<private> score_5: vec4f;
+var<private> score_6: vec4f;
+var<private> score_7: vec4f;
+
+fn column(j: u32, at_keys: u32, at_centroids: u32) {
+  let a = bitcast<vec4f>(wg_work[at_keys + j * KEYS_STRIDE]);
+  let b = bitcast<vec4f>(wg_work[at_keys + j * KEYS_STRIDE + 1u]);
+  let c = bitcast<vec4f>(wg_work[at_centroids + j * CENTROIDS_STRIDE]);
+  score_0 = fma(vec4f(a.x), c, score_0);
+  score_1 = fma(vec4f(a.y), c, score_1);
+  score_2 = fma(vec4f(a.z), c, score_2);
+  score_3 = fma(vec4f(a.w), c, score_3);
+  score_4 = fma(vec4f(b.x), c, score_4);
+  score_5 = fma(vec4f(b.y), c, score_5);
+  score_6 = fma(vec4f(b.z), c, score_6);
+  score_7 = fma(vec4f(b.w), c, score_7);
+}
+
+// Without a loop, as one would not be unrolled.
+fn chunk(at_keys: u32, at_centroids: u32) {
+  column(0u, at_keys, at_centroids);
+  column(1u, at_keys, at_centroids);
+  column(2u, at_keys, at_centroids);
+  column(3u, at_keys, at_centroids);
+  column(4u, at_keys, at_centroids);
+  column(5u, at_keys, at_centroids);
+  column(6u, at_keys, at_centroids);
+  column(7u, at_keys, at_centroids);
+  column(8u, at_keys, at_centroids);
+  column(9u, at_keys, at_centroids);
+  column(10u, at_keys, at_centroids);
+  column(11u, at_keys, at_centroids);
+  column(12u, at_keys, at_centroids);
+  column(13u, at_keys, at_centroids);
+  column(14u, at_keys, at_centroids);
+  column(15u, at_keys, at_centroids);
+}
+
+// Column j of four neighbouring slots of the tile.
+fn four_keys(group: u32, tile: u32, four: u32, j: u32, origin: f32) -> vec4f {
+  let slot = tile * TILE + four * 4u;
+  let a = wg_rows[four * 4u];
+  let b = wg_rows[four * 4u + 1u];
+  let c = wg_rows[four * 4u + 2u];
+  let d = wg_rows[four * 4u + 3u];
+  return vec4f(
+    point_column(group, slot, a, point_at(group, a), j, origin),
+    point_column(group, slot + 1u, b, point_at(group, b), j, origin),
+    point_column(group, slot + 2u, c, point_at(group, c), j, origin),
+    point_column(group, slot + 3u, d, point_at(group, d), j, origin),
+  );
+}
+
+// Column j of four neighbouring centroids; 0 where there is none.
+fn four_centroids(group: u32, first: u32, j: u32) -> vec4f {
+  var result = vec4f();
+  if (j < CENTROID_WIDTH) {
+    let at = model_row(group, first) + j;
+    if (first < CENTROIDS) { result.x = model[at]; }
+    if (first + 1u < CENTROIDS) { result.y = model[at + MODEL_COLUMNS]; }
+    if (first + 2u < CENTROIDS) { result.z = model[at + 2u * MODEL_COLUMNS]; }
+    if (first + 3u < CENTROIDS) { result.w = model[at + 3u * MODEL_COLUMNS]; }
+  }
+  return result;
+}
+
+// Half of a squared norm; so large that it never wins where there is no centroid.
+fn half_norm(group: u32, c: u32) -> f32 {
+  if (c >= CENTROIDS) { return LARGEST; }
+  return model[model_row(group, c) + CENTROID_WIDTH];
+}
+
+// The best of four scores, ties to the lower; then its number.
+fn best_of_four(scores: vec4f) -> vec2f {
+  var best = vec2f(scores.x, 0.0);
+  if (scores.y > best.x) { best = vec2f(scores.y, 1.0); }
+  if (scores.z > best.x) { best = vec2f(scores.z, 2.0); }
+  if (scores.w > best.x) { best = vec2f(scores.w, 3.0); }
+  return best;
+}
+
+@compute @workgroup_size(WG)
+fn assign_sample(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups);
+  let n_tiles = (params.n_new + TILE - 1u) / TILE;
+  if (ix >= N_GROUPS * n_tiles) { return; }
+  let group = ix / n_tiles;
+  let tile = ix % n_tiles;
+  if (state[group * STATE_WORDS + STATE_DONE] != 0u) { return; }
+
+  var row = NO_KEY;
+  if (lane < TILE) {
+    let slot = tile * TILE + lane;
+    if (slot < params.n_new) { row = sampled[group / SUBVECTORS * params.n_new + slot]; }
+    wg_rows[lane] = row;
+  }
+  workgroupBarrier();
+
+  // What this invocation brings: column lane % 16 of fours lane / 16 and lane / 16 + 16, and of centroids lane / 16 * 4 ...
+  let load_column = lane % CHUNK;
+  let load_four = lane / CHUNK;
+  // What it computes.
+  let keys_four = lane / 16u * 2u;
+  let centroids_four = lane % 16u;
+
+  var squares_a = vec4f();
+  var squares_b = vec4f();
+  var best = -LARGEST;
+  var code = 0u;
+  for (var block = 0u; block < CENTROIDS; block += BLOCK) {
+    score_0 = vec4f();
+    score_1 = vec4f();
+    score_2 = vec4f();
+    score_3 = vec4f();
+    score_4 = vec4f();
+    score_5 = vec4f();
+    score_6 = vec4f();
+    score_7 = vec4f();
+    var origin = origin_column(group, load_column);
+    var keys_a = four_keys(group, tile, load_four, load_column, origin);
+    var keys_b = four_keys(group, tile, load_four + 16u, load_column, origin);
+    var some = four_centroids(group, block + load_four * 4u, load_column);
+    for (var first = 0u; first < CENTROID_WIDTH; first += CHUNK) {
+      workgroupBarrier();
+      wg_work[load_column * KEYS_STRIDE + load_four] = bitcast<vec4u>(keys_a);
+      wg_work[load_column * KEYS_STRIDE + load_four + 16u] = bitcast<vec4u>(keys_b);
+      wg_work[CENTROIDS_AT + load_column * CENTROIDS_STRIDE + load_four] = bitcast<vec4u>(some);
+      if (block == 0u) {
+        squares_a = fma(keys_a, keys_a, squares_a);
+        squares_b = fma(keys_b, keys_b, squares_b);
+      }
+      workgroupBarrier();
+      // The next chunk is on its way while this one is used.
+      let j = first + CHUNK + load_column;
+      origin = origin_column(group, j);
+      keys_a = four_keys(group, tile, load_four, j, origin);
+      keys_b = four_keys(group, tile, load_four + 16u, j, origin);
+      some = four_centroids(group, block + load_four * 4u, j);
+      chunk(keys_four, CENTROIDS_AT + centroids_four);
+    }
+    workgroupBarrier();
+
+    let c = block + centroids_four * 4u;
+    let half = vec4f(half_norm(group, c), half_norm(group, c + 1u), half_norm(group, c + 2u), half_norm(group, c + 3u));
+    let best_0 = best_of_four(score_0 - half);
+    let best_1 = best_of_four(score_1 - half);
+    let best_2 = best_of_four(score_2 - half);
+    let best_3 = best_of_four(score_3 - half);
+    let best_4 = best_of_four(score_4 - half);
+    let best_5 = best_of_four(score_5 - half);
+    let best_6 = best_of_four(score_6 - half);
+    let best_7 = best_of_four(score_7 - half);
+    let at = keys_four * CENTROIDS_STRIDE + centroids_four;
+    wg_work[at] = bitcast<vec4u>(vec4f(best_0.x, best_1.x, best_2.x, best_3.x));
+    wg_work[at + CENTROIDS_STRIDE] = bitcast<vec4u>(vec4f(best_4.x, best_5.x, best_6.x, best_7.x));
+    wg_codes[at] = pack4xU8(vec4u(vec4f(best_0.y, best_1.y, best_2.y, best_3.y)));
+    wg_codes[at + CENTROIDS_STRIDE] = pack4xU8(vec4u(vec4f(best_4.y, best_5.y, best_6.y, best_7.y)));
+    workgroupBarrier();
+    if (lane < TILE) {
+      for (var other = 0u; other < 16u; other++) {
+        let nearby = lane / 4u * CENTROIDS_STRIDE + other;
+        let score = bitcast<vec4f>(wg_work[nearby])[lane % 4u];
+        if (score > best) {
+          best = score;
+          code = block + other * 4u + extractBits(wg_codes[nearby], lane % 4u * 8u, 8u);
+        }
+      }
+    }
+  }
+
+  // |x|^2: 16 invocations have its columns.
+  workgroupBarrier();
+  wg_work[load_four * CENTROIDS_STRIDE + load_column] = bitcast<vec4u>(squares_a);
+  wg_work[(load_four + 16u) * CENTROIDS_STRIDE + load_column] = bitcast<vec4u>(squares_b);
+  workgroupBarrier();
+  var distance = 0.0;
+  if (lane < TILE) {
+    for (var other = 0u; other < 16u; other++) {
+      distance += bitcast<vec4f>(wg_work[lane / 4u * CENTROIDS_STRIDE + other])[lane % 4u];
+    }
+    distance = select(max(distance - 2.0 * best, 0.0), 0.0, row == NO_KEY);
+    if (row != NO_KEY) { atomicAdd(&counts[group * CENTROIDS + code], 1u); }
+  }
+  workgroupBarrier();
+  if (lane < TILE) {
+    wg_codes[lane] = select(code, 0u, row == NO_KEY);
+    wg_work[lane] = vec4u(bitcast<u32>(distance), bitcast<u32>(distance), lane, 0u);
+  }
+  workgroupBarrier();
+  if (lane < TILE / 4u) {
+    let codes = vec4u(wg_codes[4u * lane], wg_codes[4u * lane + 1u], wg_codes[4u * lane + 2u], wg_codes[4u * lane + 3u]);
+    owners[(group * n_tiles + tile) * (TILE / 4u) + lane] = pack4xU8(codes);
+  }
+  for (var half = TILE / 2u; half > 0u; half /= 2u) {
+    if (lane < half) {
+      let a = wg_work[lane];
+      let b = wg_work[lane + half];
+      let sum = bitcast<f32>(a.x) + bitcast<f32>(b.x);
+      // Distances are not negative, so their bits order as they do; ties go to the lower slot.
+      let is_b = b.y > a.y || (b.y == a.y && b.z < a.z);
+      wg_work[lane] = vec4u(bitcast<u32>(sum), select(a.y, b.y, is_b), select(a.z, b.z, is_b), 0u);
+    }
+    workgroupBarrier();
+  }
+  if (lane == 0u) {
+    let total = wg_work[0];
+    tile_stats[group * n_tiles + tile] =
+      vec4f(bitcast<f32>(total.x), bitcast<f32>(total.y), f32(tile * TILE + total.z), 0.0);
+  }
+}
+`,
+  "train/fill_empty.wgsl": `// fill_empty: a centroid without keys takes the place of the key that is farthest from its own, each next one that of the
+// next tile's farthest. Then half norms, the result, and whether the group is done. Stage: training, last of an iteration.
+//
+// keys, sampled, extra: see \`sample_keys.wgsl\`
+// model, state, counts, tile_stats: see \`assign_sample.wgsl\`; counts become 0 again
+// centroids: f32[groups, C, CENTROID_WIDTH]
+//
+// One workgroup owns one group. It is done once an assignment's distortion has fallen by no more than the tolerance since the
+// one before, and no centroid was without keys.
+
+override WG: u32;
+override TOLERANCE: f32;  // share of the distortion
+
+@group(0) @binding(2) var<storage, read> sampled: array<u32>;
+@group(0) @binding(3) var<storage, read> extra: array<f32>;
+@group(0) @binding(4) var<storage, read_write> model: array<f32>;
+@group(0) @binding(5) var<storage, read_write> state: array<u32>;
+@group(0) @binding(6) var<storage, read_write> counts: array<u32>;
+@group(0) @binding(7) var<storage, read_write> tile_stats: array<vec4f>;
+@group(0) @binding(8) var<storage, read_write> centroids: array<f32>;
+
+var<workgroup> wg_sums: array<f32, WG>;    // 4 bytes per invocation
+var<workgroup> wg_farthest: atomic<u32>;   // 4 bytes
+var<workgroup> wg_tile: atomic<u32>;       // 4 bytes
+var<workgroup> wg_done: u32;               // 4 bytes
+var<workgroup> wg_empty: array<u32, 256>;  // 1024 bytes
+
+@compute @workgroup_size(WG)
+fn fill_empty(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let group = job_ix(workgroup_id, num_workgroups);
+  if (group >= N_GROUPS) { return; }
+  let state_at = group * STATE_WORDS;
+  if (lane == 0u) { wg_done = state[state_at + STATE_DONE]; }
+  if (workgroupUniformLoad(&wg_done) != 0u) { return; }
+
+  let n_tiles = (params.n_new + 127u) / 128u;
+  var sum = 0.0;
+  for (var tile = lane; tile < n_tiles; tile += WG) { sum += tile_stats[group * n_tiles + tile].x; }
+  wg_sums[lane] = sum;
+  for (var c = lane; c < CENTROIDS; c += WG) {
+    wg_empty[c] = select(0u, 1u, counts[group * CENTROIDS + c] == 0u);
+    counts[group * CENTROIDS + c] = 0u;
+  }
+  workgroupBarrier();
+  for (var half = WG / 2u; half > 0u; half /= 2u) {
+    if (lane < half) { wg_sums[lane] += wg_sums[lane + half]; }
+    workgroupBarrier();
+  }
+  let distortion = workgroupUniformLoad(&wg_sums[0]);
+
+  var filled = 0u;
+  for (var c = 0u; c < CENTROIDS; c++) {
+    if (workgroupUniformLoad(&wg_empty[c]) == 0u) { continue; }
+    if (lane == 0u) {
+      atomicStore(&wg_farthest, 0u);
+      atomicStore(&wg_tile, NO_KEY);
+    }
+    workgroupBarrier();
+    // Each tile is looked at by one invocation only, which also marks it as used.
+    var own = 0u;
+    var own_tile = NO_KEY;
+    for (var tile = lane; tile < n_tiles; tile += WG) {
+      let distance = bitcast<u32>(tile_stats[group * n_tiles + tile].y);
+      if (distance > own) {
+        own = distance;
+        own_tile = tile;
+      }
+    }
+    atomicMax(&wg_farthest, own);
+    workgroupBarrier();
+    if (own > 0u && own == atomicLoad(&wg_farthest)) { atomicMin(&wg_tile, own_tile); }
+    workgroupBarrier();
+    let tile = atomicLoad(&wg_tile);
+    if (lane == 0u) { wg_done = tile; }
+    if (workgroupUniformLoad(&wg_done) == NO_KEY) { break; } // all keys lie on centroids
+    let slot = u32(tile_stats[group * n_tiles + tile].z);
+    let row = sampled[group / SUBVECTORS * params.n_new + slot];
+    for (var j = lane; j < CENTROID_WIDTH; j += WG) {
+      model[model_row(group, c) + j] = point_column(group, slot, row, point_at(group, row), j, origin_column(group, j));
+    }
+    filled++;
+    workgroupBarrier();
+    if (lane == tile % WG) { tile_stats[group * n_tiles + tile].y = 0.0; }
+  }
+  storageBarrier();
+
+  write_half_norms(lane, group);
+  for (var ix = lane; ix < CENTROIDS * CENTROID_WIDTH; ix += WG) {
+    let j = ix % CENTROID_WIDTH;
+    centroids[group * CENTROIDS * CENTROID_WIDTH + ix] =
+      model[model_row(group, ix / CENTROID_WIDTH) + j] + model[model_row(group, CENTROIDS) + j];
+  }
+  if (lane == 0u) {
+    let before = bitcast<f32>(state[state_at + STATE_DISTORTION]);
+    let made = state[state_at + STATE_ITERATIONS];
+    state[state_at + STATE_DISTORTION] = bitcast<u32>(distortion);
+    state[state_at + STATE_ITERATIONS] = made + 1u;
+    let is_still = made > 0u && before - distortion <= TOLERANCE * before;
+    state[state_at + STATE_DONE] = select(0u, 1u, is_still && filled == 0u);
+  }
+}
+`,
+  "train/half_norms.wgsl": `// Shared part of the kernels that write centroids: half of each one's squared norm, by one order of sums. Needs model and
+// WG. The centroids must be visible to the whole workgroup.
+
+fn write_half_norms(lane: u32, group: u32) {
+  for (var c = lane; c < CENTROIDS; c += WG) {
+    let at = model_row(group, c);
+    var sum = 0.0;
+    for (var j = 0u; j < CENTROID_WIDTH; j++) { sum = fma(model[at + j], model[at + j], sum); }
+    model[at + CENTROID_WIDTH] = 0.5 * sum;
+  }
+}
+`,
+  "train/hash.wgsl": `// Random numbers without a state: PCG's output function as a hash (O'Neill 2014; Jarzynski, Olano 2020).
+
+fn hash(x: u32) -> u32 {
+  let s = x * 747796405u + 2891336453u;
+  let word = ((s >> ((s >> 28u) + 4u)) ^ s) * 277803737u;
+  return (word >> 22u) ^ word;
+}
+
+// Uniform in (0, 1): 24 bits, in the middle of their interval.
+fn unit(bits: u32) -> f32 {
+  return (f32(bits >> 8u) + 0.5) / 16777216.0;
+}
+`,
+  "train/key_f16.wgsl": `// In place of \`key_f32.wgsl\` where keys are f16[B, Hkv, key_stride, D], two per word. Needs no optional feature.
+
+@group(0) @binding(1) var<storage, read> keys: array<u32>;
+
+fn key_value(at: u32) -> f32 {
+  let pair = unpack2x16float(keys[at / 2u]);
+  return select(pair.x, pair.y, (at & 1u) == 1u);
+}
+`,
+  "train/key_f32.wgsl": `// How keys are read: f32[B, Hkv, key_stride, D].
+
+@group(0) @binding(1) var<storage, read> keys: array<f32>;
+
+fn key_value(at: u32) -> f32 {
+  return keys[at];
+}
+`,
+  "train/largest_norms.wgsl": `// largest_norms: phi[group] = max over keys of |x|^2, over finite subvectors. Stage: training, metric "ip" only.
+//
+// keys: f32 or f16 [B, Hkv, key_stride, D]
+// phi:  f32[B, Hkv, M], zero before; written as bits, which order as the numbers do, so that the order does not matter
+//
+// One invocation owns one subvector of one key.
+
+override WG: u32;
+
+@group(0) @binding(2) var<storage, read_write> phi: array<atomic<u32>>;
+
+@compute @workgroup_size(WG)
+fn largest_norms(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups) * WG + lane;
+  if (ix < params.n_coded * N_GROUPS) {
+    let m = ix % SUBVECTORS;
+    let kv = ix / SUBVECTORS / params.n_coded;
+    let token = kv * params.key_stride + params.init_offset + ix / SUBVECTORS % params.n_coded;
+    let at = (token * SUBVECTORS + m) * SUB_WIDTH;
+    var norm = 0.0;
+    for (var j = 0u; j < SUB_WIDTH; j++) {
+      let x = key_value(at + j);
+      norm = fma(x, x, norm);
+    }
+    // The bits are tested: a NaN or infinite key has no norm; a finite one whose square overflows has +inf.
+    var is_finite = true;
+    for (var j = 0u; j < SUB_WIDTH; j++) {
+      is_finite = is_finite && (bitcast<u32>(key_value(at + j)) & 0x7f800000u) != 0x7f800000u;
+    }
+    if (is_finite) { atomicMax(&phi[kv * SUBVECTORS + m], bitcast<u32>(norm)); }
+  }
+}
+`,
+  "train/move_centroids.wgsl": `// move_centroids: each centroid becomes the mean of its keys; one without keys stays. Stage: training, third of an iteration.
+//
+// work:  f32[groups, parts, C, CENTROID_WIDTH]: see \`sum_clusters.wgsl\`
+// counts: u32[groups, C]
+// model, state: see \`train.wgsl\`
+//
+// One invocation owns one column of one centroid; parts are added up in order.
+
+override WG: u32;
+override PART: u32;
+
+@group(0) @binding(1) var<storage, read> work: array<f32>;
+@group(0) @binding(2) var<storage, read> counts: array<u32>;
+@group(0) @binding(3) var<storage, read> state: array<u32>;
+@group(0) @binding(4) var<storage, read_write> model: array<f32>;
+
+@compute @workgroup_size(WG)
+fn move_centroids(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups) * WG + lane;
+  let group_values = CENTROIDS * CENTROID_WIDTH;
+  if (ix < N_GROUPS * group_values) {
+    let group = ix / group_values;
+    let value = ix % group_values;
+    let c = value / CENTROID_WIDTH;
+    let count = counts[group * CENTROIDS + c];
+    if (count > 0u && state[group * STATE_WORDS + STATE_DONE] == 0u) {
+      let n_parts = (params.n_new + PART - 1u) / PART;
+      var sum = 0.0;
+      for (var part = 0u; part < n_parts; part++) {
+        sum += work[(group * n_parts + part) * group_values + value];
+      }
+      model[model_row(group, c) + value % CENTROID_WIDTH] = sum / f32(count);
+    }
+  }
+}
+`,
+  "train/points.wgsl": `// Shared part of the kernels that look at sampled points: column j of a slot's subvector, with metric "ip" followed by the
+// augmented column. Needs keys, extra and model.
+
+// Where the subvector of key \`row\` of the group begins; a slot without a key is read at key 0 and not used.
+fn point_at(group: u32, row: u32) -> u32 {
+  let kv = group / SUBVECTORS;
+  let token = kv * params.key_stride + params.init_offset + select(row, 0u, row == NO_KEY);
+  return token * (SUBVECTORS * SUB_WIDTH) + group % SUBVECTORS * SUB_WIDTH;
+}
+
+// Column j relative to the origin; 0 for columns that do not exist and slots without a key.
+fn point_column(group: u32, slot: u32, row: u32, at: u32, j: u32, origin: f32) -> f32 {
+  if (row == NO_KEY || j >= CENTROID_WIDTH) { return 0.0; }
+  if (j == SUB_WIDTH) { return extra[group * params.n_new + slot] - origin; }
+  return key_value(at + j) - origin;
+}
+
+fn origin_column(group: u32, j: u32) -> f32 {
+  return model[model_row(group, CENTROIDS) + min(j, CENTROID_WIDTH - 1u)];
+}
+`,
+  "train/sample_keys.wgsl": `// sample_keys: which keys the training looks at, by stratified sampling: slot s takes a random finite key of stratum s, or
+// NO_KEY if it has none. Stage: training.
+//
+// keys:    f32 or f16 [B, Hkv, key_stride, D]
+// state:   u32[groups, STATE_WORDS]
+// phi:     f32[B, Hkv, M], metric "ip" only
+// sampled: u32[B, Hkv, n_new]
+// extra:   f32[B, Hkv, M, n_new]: the augmented column, sqrt(max(phi - |x|^2, 0)), metric "ip" only
+// finite:  u32[B, Hkv], zero before: slots that have a key
+//
+// One invocation owns one slot. All subvectors of a kv share its sample, so a key counts as finite if all of it is.
+
+override WG: u32;
+
+@group(0) @binding(2) var<storage, read> state: array<u32>;
+@group(0) @binding(3) var<storage, read> phi: array<f32>;
+@group(0) @binding(4) var<storage, read_write> sampled: array<u32>;
+@group(0) @binding(5) var<storage, read_write> extra: array<f32>;
+@group(0) @binding(6) var<storage, read_write> finite: array<atomic<u32>>;
+
+fn is_finite_key(at: u32) -> bool {
+  var result = true;
+  for (var j = 0u; j < SUBVECTORS * SUB_WIDTH; j++) {
+    result = result && (bitcast<u32>(key_value(at + j)) & 0x7f800000u) != 0x7f800000u;
+  }
+  return result;
+}
+
+@compute @workgroup_size(WG)
+fn sample_keys(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups) * WG + lane;
+  if (ix < BATCH * KV_HEADS * params.n_new) {
+    let kv = ix / params.n_new;
+    let slot = ix % params.n_new;
+    let begin = begin_of(slot, params.n_coded, params.n_new);
+    let size = begin_of(slot + 1u, params.n_coded, params.n_new) - begin;
+    let first = hash(hash(state[kv * SUBVECTORS * STATE_WORDS + STATE_SEED]) + slot) % size;
+    let width = SUBVECTORS * SUB_WIDTH;
+    let kv_at = (kv * params.key_stride + params.init_offset) * width;
+    var row = NO_KEY;
+    for (var tried = 0u; tried < size && row == NO_KEY; tried++) {
+      let candidate = begin + (first + tried) % size;
+      if (is_finite_key(kv_at + candidate * width)) { row = candidate; }
+    }
+    sampled[ix] = row;
+    if (row != NO_KEY) { atomicAdd(&finite[kv], 1u); }
+    if (CENTROID_WIDTH > SUB_WIDTH && row != NO_KEY) {
+      for (var m = 0u; m < SUBVECTORS; m++) {
+        let at = kv_at + row * width + m * SUB_WIDTH;
+        var norm = 0.0;
+        for (var j = 0u; j < SUB_WIDTH; j++) {
+          let x = key_value(at + j);
+          norm = fma(x, x, norm);
+        }
+        let group = kv * SUBVECTORS + m;
+        extra[group * params.n_new + slot] = sqrt(max(phi[group] - norm, 0.0));
+      }
+    }
+  }
+}
+`,
+  "train/start.wgsl": `// Shared part of the kernels of the start: how many points it is drawn from.
+
+override MOST_START: u32;  // 16 per centroid, 1024 at least
+
+fn n_start_points() -> u32 {
+  return min(params.n_new, MOST_START);
+}
+`,
+  "train/start_centroids.wgsl": `// start_centroids: the start of k-means, k-means++ (Arthur, Vassilvitskii 2007) on the start points: each next centroid is a
+// point drawn with a probability that is proportional to its squared distance from those before it. Stage: training.
+//
+// work:  f32[groups, CENTROID_WIDTH + 1, n_start]: see \`start_points.wgsl\`; the last row becomes the squared distances
+// state: u32[groups, STATE_WORDS]
+// model: f32[groups, C + 1, CENTROID_WIDTH + 1], see \`train.wgsl\`: written whole
+//
+// One workgroup owns one group; an invocation owns every WG-th point. The draw is a race: each point has an exponentially
+// distributed time -log(u) / weight, and the earliest wins, ties to the lower point; so nothing is summed up, and the result
+// does not depend on WG.
+
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read_write> work: array<f32>;
+@group(0) @binding(2) var<storage, read> state: array<u32>;
+@group(0) @binding(3) var<storage, read_write> model: array<f32>;
+
+const ORIGIN_POINTS = 64u;
+const LARGEST_BITS = 0x7f7fffffu;
+
+var<workgroup> wg_centre: array<f32, 257>;  // 1028 bytes
+var<workgroup> wg_earliest: atomic<u32>;    // 4 bytes
+var<workgroup> wg_pick: atomic<u32>;        // 4 bytes
+
+// Four columns of a point that begins at \`at\`, columns n apart; without a loop, as one would not be unrolled.
+fn add_four(sum: f32, at: u32, n: u32, j: u32) -> f32 {
+  let a = work[at + j * n] - wg_centre[j];
+  let b = work[at + (j + 1u) * n] - wg_centre[j + 1u];
+  let c = work[at + (j + 2u) * n] - wg_centre[j + 2u];
+  let d = work[at + (j + 3u) * n] - wg_centre[j + 3u];
+  return sum + (fma(a, a, b * b) + fma(c, c, d * d));
+}
+
+fn squared_distance(at: u32, n: u32) -> f32 {
+  var sum = 0.0;
+  for (var j = 0u; j + 16u <= CENTROID_WIDTH; j += 16u) {
+    sum = add_four(sum, at, n, j);
+    sum = add_four(sum, at, n, j + 4u);
+    sum = add_four(sum, at, n, j + 8u);
+    sum = add_four(sum, at, n, j + 12u);
+  }
+  for (var j = CENTROID_WIDTH / 16u * 16u; j < CENTROID_WIDTH; j++) {
+    let difference = work[at + j * n] - wg_centre[j];
+    sum = fma(difference, difference, sum);
+  }
+  return sum;
+}
+
+@compute @workgroup_size(WG)
+fn start_centroids(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let group = job_ix(workgroup_id, num_workgroups);
+  if (group < N_GROUPS) {
+    let n = n_start_points();
+    let points = group * MODEL_COLUMNS * n;
+    let nearest = points + CENTROID_WIDTH * n;
+    let seed = hash(state[group * STATE_WORDS + STATE_SEED] ^ 0x9e3779b9u);
+
+    // The origin: the mean of some points.
+    let some = min(n, ORIGIN_POINTS);
+    for (var j = lane; j < MODEL_COLUMNS; j += WG) {
+      var sum = 0.0;
+      var count = 0.0;
+      for (var s = 0u; s < some; s++) {
+        let t = begin_of(s, n, some);
+        if (work[nearest + t] > 0.0) {
+          sum += work[points + min(j, CENTROID_WIDTH - 1u) * n + t];
+          count += 1.0;
+        }
+      }
+      model[model_row(group, CENTROIDS) + j] = select(sum / max(count, 1.0), 0.0, j == CENTROID_WIDTH);
+    }
+
+    for (var c = 0u; c < CENTROIDS; c++) {
+      if (lane == 0u) {
+        atomicStore(&wg_earliest, 0xffffffffu);
+        atomicStore(&wg_pick, 0xffffffffu);
+      }
+      workgroupBarrier();
+      // The earliest of the own points. One that coincides with a centroid may win only if all do.
+      var own = 0xffffffffu;
+      var own_point = 0u;
+      for (var t = lane; t < n; t += WG) {
+        let distance = work[nearest + t];
+        if (distance >= 0.0) {
+          let wait = -log(unit(hash(seed + c * 0x85ebca6bu + t)));
+          var time = LARGEST_BITS;
+          if (c == 0u) { time = bitcast<u32>(wait); }
+          else if (distance > 0.0) { time = min(bitcast<u32>(wait / distance), LARGEST_BITS - 1u); }
+          if (time < own) {
+            own = time;
+            own_point = t;
+          }
+        }
+      }
+      atomicMin(&wg_earliest, own);
+      workgroupBarrier();
+      if (own == atomicLoad(&wg_earliest)) { atomicMin(&wg_pick, own_point); }
+      workgroupBarrier();
+      let pick = min(atomicLoad(&wg_pick), n - 1u);
+      let at = model_row(group, c);
+      for (var j = lane; j < CENTROID_WIDTH; j += WG) {
+        let x = work[points + j * n + pick];
+        wg_centre[j] = x;
+        model[at + j] = x - model[model_row(group, CENTROIDS) + j];
+      }
+      workgroupBarrier();
+      for (var t = lane; t < n; t += WG) {
+        let before = work[nearest + t];
+        if (before > 0.0) {
+          work[nearest + t] = min(before, squared_distance(points + t, n));
+        }
+      }
+    }
+    storageBarrier();
+    write_half_norms(lane, group);
+  }
+}
+`,
+  "train/start_points.wgsl": `// start_points: the points that the start is drawn from, every (n_new / n_start)-th of the sample, with columns as rows, so
+// that the rounds of \`start_centroids\` read them side by side. Stage: training.
+//
+// keys, sampled, extra: see \`sample_keys.wgsl\`
+// work: f32[groups, CENTROID_WIDTH + 1, n_start]: the points' columns; then LARGEST, or -1 for a slot without a key
+//
+// One invocation owns one column of one point.
+
+override WG: u32;
+
+@group(0) @binding(2) var<storage, read> sampled: array<u32>;
+@group(0) @binding(3) var<storage, read> extra: array<f32>;
+@group(0) @binding(4) var<storage, read_write> work: array<f32>;
+
+@compute @workgroup_size(WG)
+fn start_points(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups) * WG + lane;
+  let n_start = n_start_points();
+  if (ix < N_GROUPS * n_start * MODEL_COLUMNS) {
+    let j = ix % MODEL_COLUMNS;
+    let t = ix / MODEL_COLUMNS % n_start;
+    let group = ix / MODEL_COLUMNS / n_start;
+    let kv = group / SUBVECTORS;
+    let slot = begin_of(t, params.n_new, n_start);
+    let row = sampled[kv * params.n_new + slot];
+    var value = 0.0;
+    if (j == CENTROID_WIDTH) {
+      value = select(LARGEST, -1.0, row == NO_KEY);
+    } else if (row != NO_KEY) {
+      if (j == SUB_WIDTH) {
+        value = extra[group * params.n_new + slot];
+      } else {
+        let token = kv * params.key_stride + params.init_offset + row;
+        value = key_value((token * SUBVECTORS + group % SUBVECTORS) * SUB_WIDTH + j);
+      }
+    }
+    work[(group * MODEL_COLUMNS + j) * n_start + t] = value;
+  }
+}
+`,
+  "train/sum_clusters.wgsl": `// sum_clusters: for each centroid the sum of its keys, by parts of the sample. Stage: training, second of an iteration.
+//
+// keys, sampled, extra: see \`sample_keys.wgsl\`
+// model, state, owners: see \`assign_sample.wgsl\`
+// work: f32[groups, parts, C, CENTROID_WIDTH]: sums relative to the origin, slots upwards
+//
+// One workgroup owns WG columns of one part of a group, an invocation one column, of which it keeps the sums of all
+// centroids in workgroup memory: nobody else touches them, so there are neither atomics nor barriers, and one order of sums.
+
+override WG: u32;
+override PART: u32;              // slots per part, a multiple of 16
+override SUMS: u32 = WG * CENTROIDS;
+
+@group(0) @binding(2) var<storage, read> sampled: array<u32>;
+@group(0) @binding(3) var<storage, read> extra: array<f32>;
+@group(0) @binding(4) var<storage, read> model: array<f32>;
+@group(0) @binding(5) var<storage, read> state: array<u32>;
+@group(0) @binding(6) var<storage, read> owners: array<u32>;
+@group(0) @binding(7) var<storage, read_write> work: array<f32>;
+
+var<workgroup> wg_sums: array<f32, SUMS>;  // 4 bytes per centroid and column, 16 KiB at most
+
+fn value(group: u32, slot: u32, j: u32, origin: f32) -> f32 {
+  let is_slot = slot < params.n_new;
+  let row = select(NO_KEY, sampled[group / SUBVECTORS * params.n_new + select(0u, slot, is_slot)], is_slot);
+  return point_column(group, slot, row, point_at(group, row), j, origin);
+}
+
+fn four_values(group: u32, slot: u32, j: u32, origin: f32) -> vec4f {
+  return vec4f(
+    value(group, slot, j, origin),
+    value(group, slot + 1u, j, origin),
+    value(group, slot + 2u, j, origin),
+    value(group, slot + 3u, j, origin),
+  );
+}
+
+fn add_four(codes: u32, values: vec4f, lane: u32) {
+  wg_sums[extractBits(codes, 0u, 8u) * WG + lane] += values.x;
+  wg_sums[extractBits(codes, 8u, 8u) * WG + lane] += values.y;
+  wg_sums[extractBits(codes, 16u, 8u) * WG + lane] += values.z;
+  wg_sums[extractBits(codes, 24u, 8u) * WG + lane] += values.w;
+}
+
+@compute @workgroup_size(WG)
+fn sum_clusters(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups);
+  let n_columns = (CENTROID_WIDTH + WG - 1u) / WG;
+  let n_parts = (params.n_new + PART - 1u) / PART;
+  if (ix >= N_GROUPS * n_parts * n_columns) { return; }
+  let group = ix / n_columns / n_parts;
+  let part = ix / n_columns % n_parts;
+  let j = ix % n_columns * WG + lane;
+  if (state[group * STATE_WORDS + STATE_DONE] != 0u) { return; }
+
+  for (var c = 0u; c < CENTROIDS; c++) { wg_sums[c * WG + lane] = 0.0; }
+  let origin = origin_column(group, j);
+  let words = group * ((params.n_new + 127u) / 128u * 32u);
+  let end = min((part + 1u) * PART, params.n_new);
+  // 16 slots at a time, so that their loads are under way together.
+  for (var slot = part * PART; slot < end; slot += 16u) {
+    let a = four_values(group, slot, j, origin);
+    let b = four_values(group, slot + 4u, j, origin);
+    let c = four_values(group, slot + 8u, j, origin);
+    let d = four_values(group, slot + 12u, j, origin);
+    add_four(owners[words + slot / 4u], a, lane);
+    add_four(owners[words + slot / 4u + 1u], b, lane);
+    add_four(owners[words + slot / 4u + 2u], c, lane);
+    add_four(owners[words + slot / 4u + 3u], d, lane);
+  }
+  if (j < CENTROID_WIDTH) {
+    let at = (group * n_parts + part) * CENTROIDS * CENTROID_WIDTH + j;
+    for (var c = 0u; c < CENTROIDS; c++) { work[at + c * CENTROID_WIDTH] = wg_sums[c * WG + lane]; }
+  }
+}
+`,
+  "train/train.wgsl": `// Shared part of the kernels that train codebooks: k-means of every group at once, where a group is one (batch, KV head,
+// subvector). Training looks at a sample: sample slot s of a kv is one key, or NO_KEY where there was no finite one.
+// What Params mean here: n_coded keys per kv are trained on, n_new of them sampled (slots); token init_offset + i is key i.
+//
+// model: f32[groups, C + 1, CENTROID_WIDTH + 1]: row c is centroid c, then half of its squared norm; row C is the origin,
+// then 0. Centroids are kept relative to the origin, a point amid the keys: so |x|^2 - 2 (x c - |c|^2 / 2), which takes one
+// fma per column, loses no digits to a common offset of the keys.
+
+const NO_KEY = 0xffffffffu;
+const LARGEST = 3.4028234e38;
+
+// Words of a group's state: 1 once it is done, the distortion of the last assignment, iterations that were made, seed.
+const STATE_WORDS = 4u;
+const STATE_DONE = 0u;
+const STATE_DISTORTION = 1u;
+const STATE_ITERATIONS = 2u;
+const STATE_SEED = 3u;
+
+override N_GROUPS: u32 = BATCH * KV_HEADS * SUBVECTORS;
+override MODEL_COLUMNS: u32 = CENTROID_WIDTH + 1u;
+
+fn model_row(group: u32, c: u32) -> u32 {
+  return (group * (CENTROIDS + 1u) + c) * MODEL_COLUMNS;
+}
+
+// The first of the members of part \`ix\` when \`n\` members are split into \`parts\` parts whose sizes differ by at most one.
+fn begin_of(ix: u32, n: u32, parts: u32) -> u32 {
+  return ix * (n / parts) + min(ix, n % parts);
+}
+`,
+  "train/widen_keys.wgsl": `// widen_keys: keys n_new from token init_offset on, as f32, to be coded as if they had come so. Stage: coding of f16 keys.
+//
+// keys:     f16[B, Hkv, key_stride, D]
+// new_keys: f32[B, Hkv, n_new, D]
+//
+// One invocation owns one value.
+
+override WG: u32;
+
+@group(0) @binding(2) var<storage, read_write> new_keys: array<f32>;
+
+@compute @workgroup_size(WG)
+fn widen_keys(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups) * WG + lane;
+  let row = params.n_new * SUBVECTORS * SUB_WIDTH;
+  if (ix < BATCH * KV_HEADS * row) {
+    let token = ix / row * params.key_stride + params.init_offset;
+    new_keys[ix] = key_value(token * (SUBVECTORS * SUB_WIDTH) + ix % row);
+  }
+}
+`,
 };
