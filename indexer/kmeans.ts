@@ -184,7 +184,13 @@ function sampleSorted(random: Random, n: number, count: number): Uint32Array {
   return all.slice(0, count).sort();
 }
 
-function squaredDistanceTo(points: Float32Array, p: number, centers: Float32Array, c: number, width: number): number {
+function squaredDistanceTo(
+  points: Float32Array,
+  p: number,
+  centers: ArrayLike<number>,
+  c: number,
+  width: number,
+): number {
   let sum = 0;
   for (let j = 0; j < width; j++) {
     const difference = points[p + j] - centers[c + j];
@@ -193,10 +199,7 @@ function squaredDistanceTo(points: Float32Array, p: number, centers: Float32Arra
   return sum;
 }
 
-/**
- * k-means++ start (Arthur, Vassilvitskii 2007), then Lloyd iterations until no point moves or the distortion falls by no
- * more than the tolerance. An empty cluster takes the point that is farthest from its centroid.
- */
+/** k-means++ start (Arthur, Vassilvitskii 2007), then {@linkcode lloyd}. */
 function kmeans(
   points: Float32Array,
   width: number,
@@ -222,6 +225,27 @@ function kmeans(
     while (next < n - 1 && (left -= nearest[next]) >= 0) next++;
   }
 
+  lloyd(points, width, centers, iterations, tolerance);
+  return centers;
+}
+
+/**
+ * Lloyd iterations in f64 until no point moves or the distortion falls by no more than the tolerance. An empty cluster takes
+ * the point that is farthest from its centroid.
+ *
+ * @param points `[n, width]`
+ * @param centers `[k, width]`, the start; becomes the result
+ * @returns the sum of squared distances at the last assignment
+ */
+export function lloyd(
+  points: Float32Array,
+  width: number,
+  centers: Float32Array | Float64Array,
+  iterations: number,
+  tolerance = 0,
+): number {
+  const n = points.length / width, k = centers.length / width;
+  const nearest = new Float64Array(n);
   const owner = new Uint32Array(n).fill(k);
   const sums = new Float64Array(k * width);
   const counts = new Uint32Array(k);
@@ -259,8 +283,9 @@ function kmeans(
         }
       }
     }
-    if (filled === 0 && (moved === 0 || (iteration > 0 && before - distortion < tolerance * before))) break;
+    const last = before;
     before = distortion;
+    if (filled === 0 && (moved === 0 || (iteration > 0 && last - distortion < tolerance * last))) break;
   }
-  return centers;
+  return before;
 }

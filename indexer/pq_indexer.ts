@@ -4,7 +4,13 @@
  * @module
  */
 
-import { type GpuInput, isGpuInput, type OwnedBuffer, type ResolvedInput, resolveInput } from "../kernels/gpu/buffers.ts";
+import {
+  type GpuInput,
+  isGpuInput,
+  type OwnedBuffer,
+  type ResolvedInput,
+  resolveInput,
+} from "../kernels/gpu/buffers.ts";
 import { Gpu } from "../kernels/gpu/device.ts";
 import { GpuOutOfMemoryError, GpuUnavailableError } from "../kernels/gpu/errors.ts";
 import { centroidWidth, MAX_ROWS } from "../kernels/shape.ts";
@@ -799,14 +805,23 @@ export class PqIndexer {
     }
     if (!isGpuInput(keys)) {
       if (elements !== "f32") {
-        refuse(action, "elements go with a GPU buffer; for f16 in memory give a Float16Array", `elements is ${elements}`);
+        refuse(
+          action,
+          "elements go with a GPU buffer; for f16 in memory give a Float16Array",
+          `elements is ${elements}`,
+        );
       }
       const t = this.#countKeys(action, keys, tokens);
       return { tokens: t, stride: t, keys, elements };
     }
     const t = this.#countKeys(action, keys, tokens, elements);
     const range = { ...this.#gpu!.limits, maxStorageBufferBindingSize: Infinity };
-    return { tokens: t, stride: t, keys: resolveInput("keys", keys, this.#keyBytes(t, elements), range, true), elements };
+    return {
+      tokens: t,
+      stride: t,
+      keys: resolveInput("keys", keys, this.#keyBytes(t, elements), range, true),
+      elements,
+    };
   }
 
   /** Keys that outlive the call: the array, which is our own already, or a copy in the pending buffer. */

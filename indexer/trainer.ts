@@ -39,8 +39,10 @@ export interface TrainKeys {
 
 /** Options of {@linkcode trainOnGpu}; `onProgress` is called after every iteration. */
 export interface GpuTrainOptions extends TrainOptions {
-  /** Begins the compute pass of an operation, to time it. Default: one pass for all of a submit. */
-  readonly beginPass?: (encoder: GPUCommandEncoder, operation: string) => GPUComputePassEncoder;
+  /** Begins a compute pass, to time it. */
+  readonly beginPass?: (encoder: GPUCommandEncoder, label: string) => GPUComputePassEncoder;
+  /** Whether every operation gets a pass of its own, with its name as label. Default: one pass for all of a submit. */
+  readonly passPerOperation?: boolean;
 }
 
 /** What a training found. */
@@ -166,7 +168,12 @@ async function runSlice(
   step: StepShape,
   keys: ResolvedInput,
   options: TrainKernelOptions,
-  { seed = 0, iterations = 10, beginPass }: GpuTrainOptions,
+  {
+    seed = 0,
+    iterations = 10,
+    beginPass = (encoder, label) => encoder.beginComputePass({ label }),
+    passPerOperation = false,
+  }: GpuTrainOptions,
   progress?: (done: number) => void,
 ): Promise<Run> {
   const compile = (kernels: Kernel[]) =>
@@ -205,9 +212,9 @@ async function runSlice(
     };
     const submit = (kernels: readonly CompiledKernel[]) =>
       gpu.submit("train", (encoder) => {
-        const whole = beginPass ? undefined : encoder.beginComputePass({ label: "train" });
+        const whole = passPerOperation ? undefined : beginPass(encoder, "train");
         for (const kernel of kernels) {
-          const pass = whole ?? beginPass!(encoder, kernel.kernel.name);
+          const pass = whole ?? beginPass(encoder, kernel.kernel.name);
           kernel.record(pass, step, { buffer: params.buffer, offset: 0 }, buffer);
           if (!whole) pass.end();
         }
