@@ -10,8 +10,6 @@ import type { Gpu } from "../kernels/gpu/device.ts";
 import { CompiledKernel, type Kernel } from "../kernels/gpu/kernel.ts";
 import * as io from "../kernels/layer/buffers.ts";
 import { centroidWidth, type LayerShape, packParams, PARAMS_BYTES, type StepShape } from "../kernels/shape.ts";
-import { assignSample, fillEmpty, moveCentroids, sumClusters } from "../kernels/train/lloyd.ts";
-import { largestNorms, sampleKeys, startCentroids, startPoints } from "../kernels/train/start.ts";
 import {
   finite,
   nGroups,
@@ -21,6 +19,7 @@ import {
   type TrainKernelOptions,
   trainShape,
 } from "../kernels/train/train.ts";
+import { trainingKernels } from "../kernels/train/training.ts";
 import { refuse } from "./config.ts";
 import { checkTraining, refuseFewFinite, refusePhi, type TrainOptions } from "./kmeans.ts";
 import type { Codebook } from "./reference.ts";
@@ -178,15 +177,8 @@ async function runSlice(
 ): Promise<Run> {
   const compile = (kernels: Kernel[]) =>
     Promise.all(kernels.map((kernel) => CompiledKernel.create(gpu, kernel, shape)));
-  const [start, iteration] = await Promise.all([
-    compile([
-      ...(shape.augmented ? [largestNorms(options)] : []),
-      sampleKeys(options),
-      startPoints(options),
-      startCentroids(options),
-    ]),
-    compile([assignSample(options), sumClusters(options), moveCentroids(), fillEmpty(options)]),
-  ]);
+  const kernels = trainingKernels(options);
+  const [start, iteration] = await Promise.all([compile(kernels.start), compile(kernels.iteration)]);
   const owned = new Map<string, OwnedBuffer>();
   const params = await gpu.allocate("train params", PARAMS_BYTES, GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST);
   try {

@@ -232,12 +232,13 @@ async function ours(gpu: Gpu | undefined, one: PeerCase): Promise<PeerRow[]> {
     await bench.warmUp(software ? 0 : 500);
     const gpuUs = await bench.gpuSteps(software ? 3 : 300);
     const wall = await bench.wall(software ? 2 : 1000);
+    await bench.warmUp(software ? 0 : 500); // the empty submits let the clocks fall
     const amortized = await bench.amortized(software ? 1 : 8, software ? 2 : 32, software ? 1 : 8);
     let coldUs: number | null = null;
     if (!software) {
       const count = Math.ceil(2 ** 27 / (state.codes.length + state.centroids.byteLength));
       using cold = await Bench.open(gpu!, pipeline, workload, state, { count, steps: 400 });
-      await cold.warmUp(100);
+      await cold.warmUp(500); // less leaves the clocks low
       coldUs = summarize(await cold.gpuSteps(300)).median;
     }
     rows.push({

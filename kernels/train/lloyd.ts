@@ -159,7 +159,7 @@ export function moveCentroids(): Kernel {
     buffers: [reads(work), reads(counts), reads(state), writes(model)],
     plan: (shape) => ({ overrides: { ...trainOverrides(shape, WG), PART }, invocations: WG, workgroupBytes: 0 }),
     work(shape, step) {
-      const values = nGroups(shape) * shape.centroids * centroidWidth(shape);
+      const values = step.nNew > 0 ? nGroups(shape) * shape.centroids * centroidWidth(shape) : 0;
       return perElement(values, WG, 4 * values * (nParts(step) + 1));
     },
     twin(shape, step, buffers) {
@@ -204,7 +204,7 @@ export function fillEmpty(options: TrainKernelOptions): Kernel {
     work(shape, step) {
       const bytes = 4 * (2 * model.elements(shape, step) + 2 * counts.elements(shape, step) +
         tileStats.elements(shape, step) + centroids.elements(shape, step));
-      return { workgroups: nGroups(shape), bytesMoved: bytes };
+      return { workgroups: step.nNew > 0 ? nGroups(shape) : 0, bytesMoved: bytes };
     },
     twin(shape, step, buffers) {
       const view = new TrainView(shape, step, buffers, options), width = centroidWidth(shape);

@@ -38,7 +38,7 @@ export function largestNorms(options: TrainKernelOptions): Kernel {
   return {
     name: "largest_norms",
     wgsl: [...keyParts(options), "train/largest_norms.wgsl"],
-    buffers: [reads(keysBuffer(options)), writes(phi)],
+    buffers: [reads(keysBuffer(options)), writes({ ...phi, type: "u32" })], // as bits
     plan: (shape) => ({ overrides: trainOverrides(shape, WG), invocations: WG, workgroupBytes: 0 }),
     work(shape, step) {
       const subvectors = shape.augmented ? nGroups(shape) * step.nCoded : 0;
@@ -48,11 +48,12 @@ export function largestNorms(options: TrainKernelOptions): Kernel {
       const view = new TrainView(shape, step, buffers, options);
       for (let group = 0; group < nGroups(shape); group++) {
         const kv = Math.floor(group / shape.subvectors);
+        let largest = 0;
         for (let row = 0; row < step.nCoded; row++) {
           const values = view.subvector(kv, row, group % shape.subvectors);
-          if (!values.every(Number.isFinite)) continue;
-          buffers.phi[group] = Math.max(buffers.phi[group], values.reduce((sum, x) => sum + x * x, 0));
+          if (values.every(Number.isFinite)) largest = Math.max(largest, values.reduce((sum, x) => sum + x * x, 0));
         }
+        buffers.phi[group] = new Uint32Array(Float32Array.of(largest).buffer)[0];
       }
     },
   };
@@ -145,7 +146,8 @@ export function startCentroids(options: TrainKernelOptions): Kernel {
     }),
     work(shape, step) {
       const each = nStart(shape, step) * (centroidWidth(shape) + 2);
-      return { workgroups: nGroups(shape), bytesMoved: 4 * nGroups(shape) * shape.centroids * each };
+      const workgroups = step.nNew > 0 ? nGroups(shape) : 0;
+      return { workgroups, bytesMoved: 4 * nGroups(shape) * shape.centroids * each };
     },
     twin(shape, step, buffers) {
       const view = new TrainView(shape, step, buffers);

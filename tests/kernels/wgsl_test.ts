@@ -6,6 +6,9 @@ import { concat } from "../../kernels/list/concat.ts";
 import { attendMerge, attendParts } from "../../kernels/attend/attend.ts";
 import { gather } from "../../kernels/score/gather.ts";
 import { mask } from "../../kernels/topk/mask.ts";
+import { mostStart, PART, STATE, STATE_WORDS, TILE } from "../../kernels/train/train.ts";
+import { trainingKernels } from "../../kernels/train/training.ts";
+import { widenKeys } from "../../kernels/train/widen_keys.ts";
 import { MAX_ROWS, PARAM_FIELDS, PARAMS_BYTES, ROW_FIELDS } from "../../kernels/shape.ts";
 import { MOST_MEMBERS } from "../../kernels/topk_list/merge_list.ts";
 import { MOST_MEMBERS as MOST_ENTRIES } from "../../kernels/score_topk_list/cell_list.ts";
@@ -24,7 +27,16 @@ const ATTENTION: Kernel[] = (["f32", "f16"] as const).flatMap((elements) =>
     })
   )
 );
-const KERNELS: Kernel[] = [...new Set(PIPELINES.flatMap((pipeline) => pipeline.kernels)), ...ATTENTION];
+const TRAINING: Kernel[] = (["f32", "f16"] as const).flatMap((elements) => {
+  const { start, iteration } = trainingKernels({ elements, tolerance: 0, startInvocations: 64 });
+  return [...start, ...iteration];
+});
+const KERNELS: Kernel[] = [
+  ...new Set(PIPELINES.flatMap((pipeline) => pipeline.kernels)),
+  ...ATTENTION,
+  ...TRAINING,
+  widenKeys,
+];
 const FILES = {
   "a.wgsl": "enable f16;\nfn a() {}\n",
   "b.wgsl": "fn b() {}\nenable f16;\nenable subgroups;\nfn c() {}",
@@ -88,8 +100,22 @@ Deno.test("constants that WGSL and host share are equal", () => {
   }
 });
 
+Deno.test("constants of the training that WGSL and host share are equal", () => {
+  const words = (text: string) => text.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase();
+  const source = WGSL_FILES["train/train.wgsl"];
+  for (const [name, value] of Object.entries({ ...STATE, words: STATE_WORDS })) {
+    assertEquals(source.match(`const STATE_${words(name)} = (\\d+)u;`)![1], String(value), name);
+  }
+  assertEquals(WGSL_FILES["train/assign_sample.wgsl"].match(/const TILE = (\d+)u;/)![1], String(TILE));
+  for (const file of ["sum_clusters", "fill_empty"]) {
+    assert(WGSL_FILES[`train/${file}.wgsl`].includes(`${TILE - 1}u) / ${TILE}u`));
+  }
+  assertEquals(PART % TILE, 0);
+  assertEquals([mostStart({ ...ODD_SHAPE, centroids: 2 }), mostStart({ ...ODD_SHAPE, centroids: 256 })], [1024, 4096]);
+});
+
 Deno.test("every WGSL file is a part of some kernel", () => {
-  const used = new Set<string>(ATTENTION.flatMap((kernel) => kernel.wgsl));
+  const used = new Set<string>([...ATTENTION, ...TRAINING, widenKeys].flatMap((kernel) => kernel.wgsl));
   const config = resolveConfig({ heads: 2, headWidth: 64 });
   for (const pipeline of PIPELINES) {
     for (const weights of [false, true]) {
@@ -117,12 +143,14 @@ for (const kernel of KERNELS) {
     const own = kernel.wgsl[kernel.wgsl.length - 1];
     assert(own.endsWith(`/${kernel.name}.wgsl`), `${own} is named after the kernel`);
     const { code } = composeWgsl(kernel.wgsl);
-    const bindings = [...code.matchAll(/@binding\((\d+)\) var<storage, (\w+)> (\w+): array<(\w+)>;/g)].map((match) => ({
-      binding: Number(match[1]),
-      access: match[2],
-      name: match[3],
-      type: match[4].replace(/^vec4([fu])$/, (_, kind) => kind === "f" ? "f32" : "u32"),
-    }));
+    const bindings = [...code.matchAll(/@binding\((\d+)\) var<storage, (\w+)> (\w+): array<(?:atomic<)?(\w+)>+;/g)].map(
+      (match) => ({
+        binding: Number(match[1]),
+        access: match[2],
+        name: match[3],
+        type: match[4].replace(/^vec4([fu])$/, (_, kind) => kind === "f" ? "f32" : "u32"),
+      }),
+    );
     bindings.sort((a, b) => a.binding - b.binding); // a part may bring a binding of its own
     const expected = kernel.buffers.map((use, ix) => ({
       binding: use.binding ?? ix + 1,
