@@ -3945,11 +3945,12 @@ fn point_at(group: u32, row: u32) -> u32 {
   return token * (SUBVECTORS * SUB_WIDTH) + group % SUBVECTORS * SUB_WIDTH;
 }
 
-// Column j relative to the origin; 0 for columns that do not exist and slots without a key.
+// Column j relative to the origin; 0 for columns that do not exist and slots without a key. Loads stand in no branch, so that
+// those of many slots are under way together.
 fn point_column(group: u32, slot: u32, row: u32, at: u32, j: u32, origin: f32) -> f32 {
-  if (row == NO_KEY || j >= CENTROID_WIDTH) { return 0.0; }
-  if (j == SUB_WIDTH) { return extra[group * params.n_new + slot] - origin; }
-  return key_value(at + j) - origin;
+  var x = key_value(at + min(j, SUB_WIDTH - 1u));
+  if (CENTROID_WIDTH > SUB_WIDTH) { x = select(x, extra[group * params.n_new + min(slot, params.n_new - 1u)], j == SUB_WIDTH); }
+  return select(0.0, x - origin, row != NO_KEY && j < CENTROID_WIDTH);
 }
 
 fn origin_column(group: u32, j: u32) -> f32 {
