@@ -3576,6 +3576,24 @@ fn best_of_four(scores: vec4f) -> vec2f {
   return best;
 }
 
+// The best centroid of slot \`lane\` so far and its score.
+var<private> best: f32;
+var<private> code: u32;
+
+// The best of the block's centroids 4 other .. 4 other + 3.
+fn take(other: u32, lane: u32, block: u32) {
+  let nearby = lane / 4u * CENTROIDS_STRIDE + other;
+  let score = bitcast<vec4f>(wg_work[nearby])[lane % 4u];
+  let number = block + other * 4u + extractBits(wg_codes[nearby], lane % 4u * 8u, 8u);
+  let is_better = score > best;
+  best = select(best, score, is_better);
+  code = select(code, number, is_better);
+}
+
+fn square(other: u32, lane: u32) -> f32 {
+  return bitcast<vec4f>(wg_work[lane / 4u * CENTROIDS_STRIDE + other])[lane % 4u];
+}
+
 @compute @workgroup_size(WG)
 fn assign_sample(
   @builtin(workgroup_id) workgroup_id: vec3u,
@@ -3606,8 +3624,7 @@ fn assign_sample(
 
   var squares_a = vec4f();
   var squares_b = vec4f();
-  var best = -LARGEST;
-  var code = 0u;
+  best = -LARGEST;
   for (var block = 0u; block < CENTROIDS; block += BLOCK) {
     score_0 = vec4f();
     score_1 = vec4f();
@@ -3658,14 +3675,22 @@ fn assign_sample(
     wg_codes[at + CENTROIDS_STRIDE] = pack4xU8(vec4u(vec4f(best_4.y, best_5.y, best_6.y, best_7.y)));
     workgroupBarrier();
     if (lane < TILE) {
-      for (var other = 0u; other < 16u; other++) {
-        let nearby = lane / 4u * CENTROIDS_STRIDE + other;
-        let score = bitcast<vec4f>(wg_work[nearby])[lane % 4u];
-        if (score > best) {
-          best = score;
-          code = block + other * 4u + extractBits(wg_codes[nearby], lane % 4u * 8u, 8u);
-        }
-      }
+      take(0u, lane, block);
+      take(1u, lane, block);
+      take(2u, lane, block);
+      take(3u, lane, block);
+      take(4u, lane, block);
+      take(5u, lane, block);
+      take(6u, lane, block);
+      take(7u, lane, block);
+      take(8u, lane, block);
+      take(9u, lane, block);
+      take(10u, lane, block);
+      take(11u, lane, block);
+      take(12u, lane, block);
+      take(13u, lane, block);
+      take(14u, lane, block);
+      take(15u, lane, block);
     }
   }
 
@@ -3676,9 +3701,22 @@ fn assign_sample(
   workgroupBarrier();
   var distance = 0.0;
   if (lane < TILE) {
-    for (var other = 0u; other < 16u; other++) {
-      distance += bitcast<vec4f>(wg_work[lane / 4u * CENTROIDS_STRIDE + other])[lane % 4u];
-    }
+    distance += square(0u, lane);
+    distance += square(1u, lane);
+    distance += square(2u, lane);
+    distance += square(3u, lane);
+    distance += square(4u, lane);
+    distance += square(5u, lane);
+    distance += square(6u, lane);
+    distance += square(7u, lane);
+    distance += square(8u, lane);
+    distance += square(9u, lane);
+    distance += square(10u, lane);
+    distance += square(11u, lane);
+    distance += square(12u, lane);
+    distance += square(13u, lane);
+    distance += square(14u, lane);
+    distance += square(15u, lane);
     distance = select(max(distance - 2.0 * best, 0.0), 0.0, row == NO_KEY);
     if (row != NO_KEY) { atomicAdd(&counts[group * CENTROIDS + code], 1u); }
   }
@@ -4259,16 +4297,41 @@ fn sum_clusters(
   let origin = origin_column(group, j);
   let words = group * ((params.n_new + 127u) / 128u * 32u);
   let end = min((part + 1u) * PART, params.n_new);
-  // 16 slots at a time, so that their loads are under way together.
-  for (var slot = part * PART; slot < end; slot += 16u) {
-    let a = four_values(group, slot, j, origin);
-    let b = four_values(group, slot + 4u, j, origin);
-    let c = four_values(group, slot + 8u, j, origin);
-    let d = four_values(group, slot + 12u, j, origin);
-    add_four(owners[words + slot / 4u], a, lane);
-    add_four(owners[words + slot / 4u + 1u], b, lane);
-    add_four(owners[words + slot / 4u + 2u], c, lane);
-    add_four(owners[words + slot / 4u + 3u], d, lane);
+  // So many slots at a time that their loads are under way together, and those of the next ones meanwhile.
+  var a = four_values(group, part * PART + 0u, j, origin);
+  var b = four_values(group, part * PART + 4u, j, origin);
+  var c = four_values(group, part * PART + 8u, j, origin);
+  var d = four_values(group, part * PART + 12u, j, origin);
+  var e = four_values(group, part * PART + 16u, j, origin);
+  var f = four_values(group, part * PART + 20u, j, origin);
+  var g = four_values(group, part * PART + 24u, j, origin);
+  var h = four_values(group, part * PART + 28u, j, origin);
+  for (var slot = part * PART; slot < end; slot += 32u) {
+    let next_a = four_values(group, slot + 32u, j, origin);
+    let next_b = four_values(group, slot + 36u, j, origin);
+    let next_c = four_values(group, slot + 40u, j, origin);
+    let next_d = four_values(group, slot + 44u, j, origin);
+    let next_e = four_values(group, slot + 48u, j, origin);
+    let next_f = four_values(group, slot + 52u, j, origin);
+    let next_g = four_values(group, slot + 56u, j, origin);
+    let next_h = four_values(group, slot + 60u, j, origin);
+    let word = words + slot / 4u;
+    add_four(owners[word + 0u], a, lane);
+    add_four(owners[word + 1u], b, lane);
+    add_four(owners[word + 2u], c, lane);
+    add_four(owners[word + 3u], d, lane);
+    add_four(owners[word + 4u], e, lane);
+    add_four(owners[word + 5u], f, lane);
+    add_four(owners[word + 6u], g, lane);
+    add_four(owners[word + 7u], h, lane);
+    a = next_a;
+    b = next_b;
+    c = next_c;
+    d = next_d;
+    e = next_e;
+    f = next_f;
+    g = next_g;
+    h = next_h;
   }
   if (j < CENTROID_WIDTH) {
     let at = (group * n_parts + part) * CENTROIDS * CENTROID_WIDTH + j;

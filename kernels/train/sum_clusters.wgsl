@@ -61,16 +61,41 @@ fn sum_clusters(
   let origin = origin_column(group, j);
   let words = group * ((params.n_new + 127u) / 128u * 32u);
   let end = min((part + 1u) * PART, params.n_new);
-  // 16 slots at a time, so that their loads are under way together.
-  for (var slot = part * PART; slot < end; slot += 16u) {
-    let a = four_values(group, slot, j, origin);
-    let b = four_values(group, slot + 4u, j, origin);
-    let c = four_values(group, slot + 8u, j, origin);
-    let d = four_values(group, slot + 12u, j, origin);
-    add_four(owners[words + slot / 4u], a, lane);
-    add_four(owners[words + slot / 4u + 1u], b, lane);
-    add_four(owners[words + slot / 4u + 2u], c, lane);
-    add_four(owners[words + slot / 4u + 3u], d, lane);
+  // So many slots at a time that their loads are under way together, and those of the next ones meanwhile.
+  var a = four_values(group, part * PART + 0u, j, origin);
+  var b = four_values(group, part * PART + 4u, j, origin);
+  var c = four_values(group, part * PART + 8u, j, origin);
+  var d = four_values(group, part * PART + 12u, j, origin);
+  var e = four_values(group, part * PART + 16u, j, origin);
+  var f = four_values(group, part * PART + 20u, j, origin);
+  var g = four_values(group, part * PART + 24u, j, origin);
+  var h = four_values(group, part * PART + 28u, j, origin);
+  for (var slot = part * PART; slot < end; slot += 32u) {
+    let next_a = four_values(group, slot + 32u, j, origin);
+    let next_b = four_values(group, slot + 36u, j, origin);
+    let next_c = four_values(group, slot + 40u, j, origin);
+    let next_d = four_values(group, slot + 44u, j, origin);
+    let next_e = four_values(group, slot + 48u, j, origin);
+    let next_f = four_values(group, slot + 52u, j, origin);
+    let next_g = four_values(group, slot + 56u, j, origin);
+    let next_h = four_values(group, slot + 60u, j, origin);
+    let word = words + slot / 4u;
+    add_four(owners[word + 0u], a, lane);
+    add_four(owners[word + 1u], b, lane);
+    add_four(owners[word + 2u], c, lane);
+    add_four(owners[word + 3u], d, lane);
+    add_four(owners[word + 4u], e, lane);
+    add_four(owners[word + 5u], f, lane);
+    add_four(owners[word + 6u], g, lane);
+    add_four(owners[word + 7u], h, lane);
+    a = next_a;
+    b = next_b;
+    c = next_c;
+    d = next_d;
+    e = next_e;
+    f = next_f;
+    g = next_g;
+    h = next_h;
   }
   if (j < CENTROID_WIDTH) {
     let at = (group * n_parts + part) * CENTROIDS * CENTROID_WIDTH + j;
