@@ -8,7 +8,7 @@
 // centroids in workgroup memory: nobody else touches them, so there are neither atomics nor barriers, and one order of sums.
 
 override WG: u32;
-override PART: u32;              // slots per part, a multiple of 16
+override PART: u32;              // slots per part, a multiple of 32
 override SUMS: u32 = WG * CENTROIDS;
 
 @group(0) @binding(2) var<storage, read> sampled: array<u32>;
