@@ -17,13 +17,16 @@ export {
 export { trainCodebook, type TrainOptions } from "./indexer/kmeans.ts";
 export {
   type AppendOptions,
+  type CachedKeys,
   type CodebookInput,
   PqIndexer,
   type PqIndexerOptions,
   type RecordOptions,
   type SelectOptions,
   type StepOptions,
+  type TrainKeysOptions,
 } from "./indexer/pq_indexer.ts";
+export type { KeyElements } from "./indexer/key_parts.ts";
 export {
   listOf,
   Selection,

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { MOST_SHORT } from "../kernels/refine/refine_list.ts";
 import { type LayerShape, MAX_ROWS, type RowShape } from "../kernels/shape.ts";
 
 /**
@@ -50,6 +51,13 @@ export interface PqConfig {
   readonly initOffset?: number;
   /** Default "perQueryHead". */
   readonly pooling?: Pooling;
+  /**
+   * R: the heavy tokens are the K best by exact q·k of the R·K best by score. Every step that selects then takes the cached
+   * keys. R·K is 4096 at most. Default 1: no re-ranking.
+   */
+  readonly refine?: number;
+  /** How the cached keys are kept that re-ranking reads. Default "f32". */
+  readonly refineElements?: "f32" | "f16";
 }
 
 /** The names of a config's options. */
@@ -66,6 +74,8 @@ export const CONFIG_OPTIONS = [
   "heavySize",
   "initOffset",
   "pooling",
+  "refine",
+  "refineElements",
 ] as const satisfies readonly (keyof PqConfig)[];
 
 /** A validated config with its defaults filled in. */
@@ -84,6 +94,10 @@ export interface ResolvedConfig {
   readonly initOffset: number | undefined;
   /** Pooling. */
   readonly pooling: Pooling;
+  /** R. */
+  readonly refine: number;
+  /** How re-ranking finds the cached keys kept. */
+  readonly refineElements: "f32" | "f16";
 }
 
 /** Throws the one form of range error that this project uses. */
@@ -158,12 +172,28 @@ export function resolveConfig(config: PqConfig): ResolvedConfig {
     refuse(action, `pooling must be "perQueryHead"`, `pooling is ${JSON.stringify(pooling)}`);
   }
   const initOffset = config.initOffset;
+  const heavySize = validSize(action, "heavySize", config.heavySize ?? 128);
+  const refine = wholeNumber(action, "refine", config.refine ?? 1, 1, MOST_SHORT);
+  const refineElements = config.refineElements ?? "f32";
+  if (refineElements !== "f32" && refineElements !== "f16") {
+    refuse(action, 'refineElements must be "f32" or "f16"', `it is ${show(refineElements)}`);
+  }
+  if (refine > 1) {
+    if (headWidth % 8 !== 0 || headWidth > 256) {
+      refuse(action, "re-ranking needs a headWidth that is a multiple of 8, at most 256", `headWidth is ${headWidth}`);
+    }
+    if (typeof heavySize === "number" && refine * heavySize > MOST_SHORT) {
+      refuse(action, `refine x heavySize must be at most ${MOST_SHORT}`, `they are ${refine} x ${heavySize}`);
+    }
+  }
   return {
     shape: { batch, heads, kvHeads, headWidth, subvectors, centroids: 2 ** bits, augmented: metric === "ip" },
     metric,
     sinkSize: validSize(action, "sinkSize", config.sinkSize ?? 128),
     windowSize: validSize(action, "windowSize", config.windowSize ?? 128),
-    heavySize: validSize(action, "heavySize", config.heavySize ?? 128),
+    heavySize,
+    refine,
+    refineElements,
     initOffset: initOffset === undefined ? undefined : wholeNumber(action, "initOffset", initOffset, 0, 2 ** 31),
     pooling,
   };
@@ -209,7 +239,9 @@ export function resolveRow(
   const candBegin = Math.max(initOffset, sink) - initOffset;
   const candEnd = Math.max(candBegin, windowBegin - initOffset);
   const nHeavy = Math.min(heavy, candEnd - candBegin);
-  return { nTokens, nSink: sink, nHeavy, windowBegin, candBegin, candEnd, listLength: sink + nHeavy + window };
+  const listLength = sink + nHeavy + window;
+  const row = { nTokens, nSink: sink, nHeavy, windowBegin, candBegin, candEnd, listLength };
+  return config.refine > 1 ? { ...row, nShort: Math.min(config.refine * heavy, candEnd - candBegin) } : row;
 }
 
 /** Whether a row lists every token without looking at scores. */
@@ -249,6 +281,10 @@ export interface Capacity {
   readonly heavy: number;
   /** Tokens per list. */
   readonly list: number;
+  /** Heavy tokens of a shortlist; 0 without re-ranking. */
+  readonly short: number;
+  /** Tokens per list whose heavy tokens are the shortlist; 0 without re-ranking. */
+  readonly shortList: number;
 }
 
 /** Capacities are multiples of this, so that rows of bytes and of scores begin at 16-byte boundaries. */
@@ -261,5 +297,25 @@ export function capacityFor(config: ResolvedConfig, leastTokens: number, rows: n
   const window = sizeAt(config.windowSize, tokens);
   const heavy = Math.min(sizeAt(config.heavySize, tokens), tokens);
   const shortPath = heavy + (config.initOffset ?? sink) + rows + config.shape.centroids;
-  return { tokens, rows, heavy, list: Math.min(tokens, Math.max(shortPath, sink + heavy + window)) };
+  const list = Math.min(tokens, Math.max(shortPath, sink + heavy + window));
+  if (config.refine === 1) return { tokens, rows, heavy, list, short: 0, shortList: 0 };
+  const short = Math.min(config.refine * heavy, tokens);
+  if (short > MOST_SHORT) {
+    refuse(
+      `make room for ${tokens} tokens`,
+      `refine x K must be at most ${MOST_SHORT}`,
+      `they are ${config.refine} x ${heavy}`,
+    );
+  }
+  return { tokens, rows, heavy, list, short, shortList: Math.min(tokens, Math.max(list, sink + short + window)) };
+}
+
+/** The config of the step that makes shortlists. */
+export function shortlistConfig(config: ResolvedConfig): ResolvedConfig {
+  const { heavySize, refine } = config;
+  return {
+    ...config,
+    heavySize: typeof heavySize === "number" ? refine * heavySize : { ratio: Math.min(1, refine * heavySize.ratio) },
+    refine: 1,
+  };
 }

@@ -92,8 +92,21 @@ export interface PqIndexerOptions extends PqConfig {
   readonly onTrainProgress?: (done: number, total: number) => void;
 }
 
+/** The cached keys as attention has them. */
+export interface CachedKeys {
+  /**
+   * `[B, Hkv, stride, D]`: a GPU buffer, f32 or f16 as `refineElements` says, or on the CPU a Float32Array. Of its tokens those
+   * between sink and window are read. Read when the call runs, not copied.
+   */
+  readonly keys: GpuInput | Float32Array;
+  /** Tokens from one (batch, KV head) to the next. */
+  readonly stride: number;
+}
+
 /** What goes with a query. */
 export interface SelectOptions {
+  /** The cached keys, for an index that re-ranks (see `refine`). */
+  readonly cached?: CachedKeys;
   /** Query rows of a GPU buffer; needed if it is larger than one row (typed arrays tell by their length). */
   readonly rows?: number;
   /** Buffers of the caller's for the result. Default: the index's own. */
@@ -140,10 +153,10 @@ const CREATE_OPTIONS = [
   "tuning",
   "onTrainProgress",
 ] as const satisfies readonly (keyof PqIndexerOptions)[];
-const SELECT_OPTIONS = ["rows", "out"] as const;
+const SELECT_OPTIONS = ["rows", "out", "cached"] as const;
 const APPEND_OPTIONS = ["tokens"] as const;
 const TRAIN_OPTIONS = ["tokens", "elements"] as const;
-const RECORD_OPTIONS = ["query", "newKeys", "rows", "out", "tokens"] as const;
+const RECORD_OPTIONS = ["query", "newKeys", "rows", "out", "tokens", "cached"] as const;
 
 /** Keys that wait for a codebook: an array of our own, or a range of the pending buffer. */
 interface PendingKeys extends Pick<KeyPart, "tokens" | "stride"> {
@@ -438,7 +451,8 @@ export class PqIndexer {
         `${total} tokens and ${rows} rows in an index for ${this.#roomTokens} and ${this.#roomRows}: call reserve() first`,
       );
     }
-    const step = this.#layerStep(query, newKeys, t, rows, options.out);
+    const step = this.#layerStep(query, newKeys, t, rows, options);
+    this.#checkCached("record a step", step);
     const selection = this.#layer.record(target, step)!;
     this.#tokens = total;
     return this.#inTurn(selection);
@@ -648,16 +662,16 @@ export class PqIndexer {
     knowOptions(action, options, newKeys === undefined ? SELECT_OPTIONS : [...SELECT_OPTIONS, ...APPEND_OPTIONS]);
     const rows = this.#countRows(action, query, options.rows);
     const t = newKeys === undefined ? 0 : this.#countKeys(action, newKeys, options.tokens);
-    const { out } = options;
     // Resolves the rows and the buffers, and so refuses what is wrong with them before anything changes.
-    const step = this.#layerStep(query, newKeys, t, rows, out);
+    const step = this.#layerStep(query, newKeys, t, rows, options);
+    this.#checkCached(action, step);
     this.#layer.check(step);
     if (!this.#codebook) {
       return await this.#withPending(newKeys, t, async () => {
         const wanted = resolveRows(this.#config, initOffsetAt(this.#config, this.#tokens), this.#tokens, rows);
         if (!wanted.every(isShort)) await this.#trainOn(this.#pendingParts());
         await this.#makeRoom(this.#tokens, rows, this.codedTokens);
-        return await this.#run(this.#layerStep(query, undefined, 0, rows, out));
+        return await this.#run(this.#layerStep(query, undefined, 0, rows, options));
       });
     }
     return await this.#transaction(async () => {
@@ -669,7 +683,7 @@ export class PqIndexer {
       }
       await this.#code(newKeys, t, this.#tokens);
       this.#tokens += t;
-      return await this.#run(this.#layerStep(query, undefined, 0, rows, out));
+      return await this.#run(this.#layerStep(query, undefined, 0, rows, options));
     });
   }
 
@@ -712,7 +726,7 @@ export class PqIndexer {
     newKeys: Float32Array | GpuInput | undefined,
     t: number,
     rows: number,
-    out?: SelectionOutput,
+    { out, cached }: SelectOptions = {},
   ): LayerStep {
     const total = this.#tokens + t;
     const initOffset = this.#initOffset ?? initOffsetAt(this.#config, total);
@@ -721,8 +735,47 @@ export class PqIndexer {
       rows: resolveRows(this.#config, initOffset, total, rows),
       query,
       newKeys,
+      ...(cached ? { keys: cached.keys, keyStride: cached.stride } : {}),
       out,
     };
+  }
+
+  /** Refuses cached keys that a step cannot use, and a step that lacks them. */
+  #checkCached(action: string, { keys, keyStride, rows }: LayerStep): void {
+    const { refine, shape } = this.#config;
+    if (refine === 1) {
+      if (keys) throw new TypeError(`Cannot ${action} as cached keys are for re-ranking: create the index with refine`);
+      return;
+    }
+    if (!keys) {
+      if (rows.every(isShort)) return;
+      throw new TypeError(
+        `Cannot ${action} as this index re-ranks (refine ${refine}): give the cached keys as \`cached\``,
+      );
+    }
+    const least = Math.max(1, ...rows.map((row) => isShort(row) ? 0 : row.windowBegin));
+    if (!Number.isSafeInteger(keyStride) || keyStride! < least) {
+      refuse(
+        action,
+        `cached.stride must be an integer ≥ ${least}, so that it holds every candidate`,
+        `it is ${keyStride}`,
+      );
+    }
+    if (this.#gpu) {
+      if (!isGpuInput(keys)) {
+        throw new TypeError(
+          `Cannot ${action} as cached keys must be a GPU buffer: upload them once, they do not change`,
+        );
+      }
+      return;
+    }
+    if (!(keys instanceof Float32Array)) {
+      throw new TypeError(`Cannot ${action} as cached keys must be a Float32Array on the CPU: they are ${show(keys)}`);
+    }
+    const wanted = shape.batch * shape.kvHeads * keyStride! * shape.headWidth;
+    if (keys.length < wanted) {
+      refuse(action, `cached keys must be f32 [B, Hkv, stride, D], ${wanted} values`, `length is ${keys.length}`);
+    }
   }
 
   /** Which of t keys at tokens from … are coded, and where; `stride` keys lie there per (batch, KV head). */
@@ -839,7 +892,7 @@ export class PqIndexer {
       const grown = await gpu.allocate("pending keys", room);
       if (old) {
         await gpu.submit("grow pending keys", (encoder) => {
-          encoder.copyBufferToBuffer(old.buffer, 0, grown.buffer, 0, range.offset);
+          encoder.copyBufferToBuffer(old.buffer, 0, grown.buffer, 0, this.#pendingBytes);
         });
         old.destroy();
       }

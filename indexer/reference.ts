@@ -163,12 +163,50 @@ export function compareScores(a: number, b: number): number {
   return a === b ? 0 : b - a > 0 ? 1 : -1;
 }
 
+/** Cached keys, of which re-ranking reads those of the shortlists. */
+export interface ReferenceKeys {
+  /** f32 `[B, Hkv, stride, D]`. */
+  readonly keys: Float32Array;
+  /** Tokens from one (batch, KV head) to the next. */
+  readonly stride: number;
+}
+
+/**
+ * The tokens of a shortlist with the highest exact q·k, ties to the lower token.
+ *
+ * @param query f32 `[B, H, rows, D]`
+ * @param keys f32 `[B, Hkv, stride, D]`
+ * @param count how many
+ * @returns tokens, ascending
+ */
+export function bestExact(
+  shape: LayerShape,
+  query: Float32Array,
+  keys: Float32Array,
+  stride: number,
+  list: number,
+  nRows: number,
+  shortlist: readonly number[],
+  count: number,
+): number[] {
+  const { headWidth } = shape, kv = kvOfHead(shape, Math.floor(list / nRows));
+  const scored = shortlist.map((token) => {
+    let score = 0;
+    const q = list * headWidth, k = (kv * stride + token) * headWidth;
+    for (let j = 0; j < headWidth; j++) score += query[q + j] * keys[k + j];
+    return { token, score };
+  });
+  scored.sort((a, b) => compareScores(a.score, b.score) || a.token - b.token);
+  return scored.slice(0, count).map(({ token }) => token).sort((a, b) => a - b);
+}
+
 /**
  * The list of one query row.
  *
  * @param scores f64 `[n]` of the coded tokens
  * @param nTokens tokens that the row sees
  * @param nRows sq
+ * @param refined picks the heavy tokens of a shortlist; needed where the config re-ranks
  * @returns tokens, ascending, none twice
  */
 export function referenceList(
@@ -177,6 +215,8 @@ export function referenceList(
   scores: Float64Array,
   nTokens: number,
   nRows: number,
+  refined: (shortlist: readonly number[], count: number) => readonly number[] = (tokens, count) =>
+    tokens.slice(0, count),
 ): number[] {
   const S = sizeAt(config.sinkSize, nTokens);
   const W = sizeAt(config.windowSize, nTokens);
@@ -189,7 +229,7 @@ export function referenceList(
   const window = all.filter((token) => token >= nTokens - W);
   const candidates = all.filter((token) => Math.max(initOffset, S) <= token && token < nTokens - W);
   const best = candidates.sort((a, b) => compareScores(scores[a - initOffset], scores[b - initOffset]) || a - b);
-  const heavy = best.slice(0, K);
+  const heavy = refined(best.slice(0, config.refine * K), K);
   return [...sink, ...heavy, ...window].sort((a, b) => a - b);
 }
 
@@ -207,6 +247,7 @@ export interface ReferenceSelection {
  * @param codes u8 `[B, Hkv, M, n]` of tokens initOffset …, or none before there is a codebook
  * @param nTokens N, all cached tokens
  * @param query f32 `[B, H, rows, D]`
+ * @param cached the cached keys, needed where the config re-ranks
  * @throws {RangeError} for lengths that do not fit the config
  */
 export function referenceSelect(
@@ -216,6 +257,7 @@ export function referenceSelect(
   nTokens: number,
   query: Float32Array,
   initOffset: number = initOffsetAt(config, nTokens),
+  cached?: ReferenceKeys,
 ): ReferenceSelection {
   const { shape } = config;
   const nLists = query.length / shape.headWidth;
@@ -234,7 +276,11 @@ export function referenceSelect(
   const n = scores.length / nLists;
   const lists = Array.from({ length: nLists }, (_, list) => {
     const seen = nTokens - rows + 1 + list % rows;
-    return referenceList(config, initOffset, scores.subarray(list * n, (list + 1) * n), seen, rows);
+    const refined = config.refine === 1 ? undefined : (shortlist: readonly number[], count: number) => {
+      if (!cached) throw new TypeError("Cannot re-rank as there are no cached keys: give them");
+      return bestExact(shape, query, cached.keys, cached.stride, list, rows, shortlist, count);
+    };
+    return referenceList(config, initOffset, scores.subarray(list * n, (list + 1) * n), seen, rows, refined);
   });
   return { lists, scores };
 }

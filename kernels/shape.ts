@@ -42,6 +42,8 @@ export interface RowShape {
   readonly candEnd: number;
   /** Length of the list. */
   readonly listLength: number;
+  /** How many heavy tokens are on the shortlist that the listed ones are chosen from; with a shortlist only. */
+  readonly nShort?: number;
 }
 
 /** A range of coded tokens, the end exclusive. */
@@ -81,10 +83,12 @@ export interface StepShape {
   readonly posted?: Posted;
   /** Whether this step makes the postings anew. Default false. */
   readonly posts?: boolean;
-  /** Tokens from one (batch, KV head) to the next in keys and values; attention only. */
+  /** Tokens from one (batch, KV head) to the next in cached keys and values, where a kernel reads those. */
   readonly keyStride?: number;
-  /** The most tokens that a list attends to; attention only. */
+  /** The most tokens that a list attends to, in attention; with a shortlist the distance of its rows. */
   readonly attended?: number;
+  /** Rows of the shortlist's heavy tokens start at multiples of this; with a shortlist only. */
+  readonly shortStride?: number;
   /** The query rows, oldest first; none for a step that only appends. */
   readonly rows: readonly RowShape[];
 }

@@ -87,36 +87,6 @@ var<workgroup> wg_scores: array<f32, WG>;       // scores, then weights; 4 bytes
 var<workgroup> wg_tokens: array<u32, WG>;       // 4 bytes per invocation
 var<workgroup> wg_sums: array<f32, SUM_WORDS>;  // D / 4 bytes per invocation
 
-struct Eight {
-  a: vec4f,
-  b: vec4f,
-}
-
-fn query_eight(at: u32) -> Eight {
-  return Eight(
-    vec4f(query[at], query[at + 1u], query[at + 2u], query[at + 3u]),
-    vec4f(query[at + 4u], query[at + 5u], query[at + 6u], query[at + 7u]),
-  );
-}
-
-// Eight neighbouring columns of the query; 0 past the last.
-fn query_columns(list_ix: u32, first: u32) -> Eight {
-  let at = list_ix * HEAD_WIDTH + min(first, HEAD_WIDTH - 8u);
-  let eight = query_eight(at);
-  let is_there = first < HEAD_WIDTH;
-  return Eight(select(vec4f(), eight.a, is_there), select(vec4f(), eight.b, is_there));
-}
-
-fn product(x: Eight, y: Eight) -> f32 {
-  let z = fma(x.b, y.b, x.a * y.a);
-  return (z.x + z.y) + (z.z + z.w);
-}
-
-// Where eight columns of a token lie; past the last, those before.
-fn eight_at(kv: u32, token: u32, part: u32) -> u32 {
-  return (kv * params.key_stride + token) * (HEAD_WIDTH / 8u) + min(part, HEAD_WIDTH / 8u - 1u);
-}
-
 // This invocation's part of the product of the query and the key of the part's i-th token.
 fn score_part(kv: u32, i: u32, part: u32, low: Eight, high: Eight) -> f32 {
   let token = wg_tokens[i];
@@ -256,40 +226,6 @@ fn listed_token(list_ix: u32, at: u32) -> u32 {
   return at;
 }
 `,
-  "attend/elements_f16.wgsl": `// In place of \`elements_f32.wgsl\` where keys and values are f16, two per word: eight neighbouring elements are one vector.
-// Needs no optional feature: the words are unpacked to f32.
-
-fn unpacked(words: vec4u) -> Eight {
-  return Eight(
-    vec4f(unpack2x16float(words.x), unpack2x16float(words.y)),
-    vec4f(unpack2x16float(words.z), unpack2x16float(words.w)),
-  );
-}
-
-fn eight_keys(at: u32) -> Eight {
-  return unpacked(keys[at]);
-}
-
-fn eight_values(at: u32) -> Eight {
-  return unpacked(values[at]);
-}
-
-@group(0) @binding(2) var<storage, read> keys: array<vec4u>;
-@group(0) @binding(3) var<storage, read> values: array<vec4u>;
-`,
-  "attend/elements_f32.wgsl": `// How attention reads keys and values that are f32: eight neighbouring elements are two vectors. Defines no bindings.
-
-fn eight_keys(at: u32) -> Eight {
-  return Eight(keys[2u * at], keys[2u * at + 1u]);
-}
-
-fn eight_values(at: u32) -> Eight {
-  return Eight(values[2u * at], values[2u * at + 1u]);
-}
-
-@group(0) @binding(2) var<storage, read> keys: array<vec4f>;
-@group(0) @binding(3) var<storage, read> values: array<vec4f>;
-`,
   "attend/listed.wgsl": `// Attention over the tokens of lists. Bindings are this part's.
 //
 // indices: u32[B, H, rows, list_stride]
@@ -364,6 +300,42 @@ fn has_column(part: u32, first: u32) -> bool {
   return first + N_PARTS <= SUB_WIDTH || first + part < SUB_WIDTH;
 }
 `,
+  "layer/eight.wgsl": `// Shared part of the kernels that read cached keys and values: eight neighbouring columns at a time, sixteen bytes of f16.
+
+struct Eight {
+  a: vec4f,
+  b: vec4f,
+}
+
+fn unpacked(words: vec4u) -> Eight {
+  return Eight(
+    vec4f(unpack2x16float(words.x), unpack2x16float(words.y)),
+    vec4f(unpack2x16float(words.z), unpack2x16float(words.w)),
+  );
+}
+
+fn product(x: Eight, y: Eight) -> f32 {
+  let z = fma(x.b, y.b, x.a * y.a);
+  return (z.x + z.y) + (z.z + z.w);
+}
+`,
+  "layer/keys_f16.wgsl": `// In place of \`keys_f32.wgsl\` where keys are f16, two per word: eight neighbouring columns are one vector. Needs no
+// optional feature: the words are unpacked to f32.
+
+@group(0) @binding(2) var<storage, read> keys: array<vec4u>;
+
+fn eight_keys(at: u32) -> Eight {
+  return unpacked(keys[at]);
+}
+`,
+  "layer/keys_f32.wgsl": `// How cached keys are read: f32, eight neighbouring columns are two vectors.
+
+@group(0) @binding(2) var<storage, read> keys: array<vec4f>;
+
+fn eight_keys(at: u32) -> Eight {
+  return Eight(keys[2u * at], keys[2u * at + 1u]);
+}
+`,
   "layer/layer.wgsl": `// The shape of the layer, the step's Params, and how workgroups and lists are numbered.
 // First part of every kernel of a step.
 //
@@ -408,7 +380,7 @@ struct Params {
   post_begin: u32,       // the postings hold the coded tokens post_begin .. post_end
   post_end: u32,
   key_stride: u32,       // tokens from one kv's keys and values to the next
-  attended: u32,         // the most tokens that a list attends to
+  attended: u32,         // the most tokens that a list attends to, or the distance of rows of a shortlist
   @align(16) rows: array<Row, MAX_ROWS>,
 }
 
@@ -432,6 +404,29 @@ fn row_of_list(list_ix: u32) -> Row {
 fn kv_of_list(list_ix: u32) -> u32 {
   let query_head = list_ix / params.n_rows;
   return (query_head / HEADS) * KV_HEADS + (query_head % HEADS) / (HEADS / KV_HEADS);
+}
+`,
+  "layer/query_columns.wgsl": `// Shared part of the kernels that multiply a query with cached keys: sixteen invocations share a key and have eight
+// neighbouring columns each, and eight more 128 columns on. Needs query and HEAD_WIDTH.
+
+fn query_eight(at: u32) -> Eight {
+  return Eight(
+    vec4f(query[at], query[at + 1u], query[at + 2u], query[at + 3u]),
+    vec4f(query[at + 4u], query[at + 5u], query[at + 6u], query[at + 7u]),
+  );
+}
+
+// Eight neighbouring columns of the query; 0 past the last.
+fn query_columns(list_ix: u32, first: u32) -> Eight {
+  let at = list_ix * HEAD_WIDTH + min(first, HEAD_WIDTH - 8u);
+  let eight = query_eight(at);
+  let is_there = first < HEAD_WIDTH;
+  return Eight(select(vec4f(), eight.a, is_there), select(vec4f(), eight.b, is_there));
+}
+
+// Where eight columns of a token lie; past the last, those before.
+fn eight_at(kv: u32, token: u32, part: u32) -> u32 {
+  return (kv * params.key_stride + token) * (HEAD_WIDTH / 8u) + min(part, HEAD_WIDTH / 8u - 1u);
 }
 `,
   "layer/rows_shared.wgsl": `// How 16 invocations that share a row add their partial sums: through workgroup memory. Needs WG, a multiple of 16.
@@ -497,6 +492,23 @@ fn add_rows(lane: u32, parts: vec4f) -> f32 {
 // Four invocations have the sum of one row; the first of them keeps it.
 fn row_of(lane: u32) -> u32 {
   return select(WG, lane / N_PARTS + lane / 4u % 4u * (WG / N_PARTS), lane % 4u == 0u);
+}
+`,
+  "layer/values_f16.wgsl": `// In place of \`values_f32.wgsl\` where values are f16, two per word: eight neighbouring columns are one vector. Needs no
+// optional feature: the words are unpacked to f32.
+
+@group(0) @binding(3) var<storage, read> values: array<vec4u>;
+
+fn eight_values(at: u32) -> Eight {
+  return unpacked(values[at]);
+}
+`,
+  "layer/values_f32.wgsl": `// How cached values are read: f32, eight neighbouring columns are two vectors.
+
+@group(0) @binding(3) var<storage, read> values: array<vec4f>;
+
+fn eight_values(at: u32) -> Eight {
+  return Eight(values[2u * at], values[2u * at + 1u]);
 }
 `,
   "list/concat.wgsl": `// concat: indices[l, :] = [sink | heavy | window], not sorted yet; lengths[l] = how many.
@@ -1208,6 +1220,123 @@ fn code_list(
     make_list(lane, ix);
   } else if (params.n_beside > 0u && ix - n_lists() < BATCH * KV_HEADS * SUBVECTORS * n_new_words()) {
     code_word(lane, ix - n_lists());
+  }
+}
+`,
+  "refine/refine_list.wgsl": `// refine_list: the n_heavy best of a shortlist by the exact q·k, ties to the lower token, between sink and window. Stage:
+// exact re-ranking, after any pipeline's step, whose lists are the shortlists.
+//
+// query:         f32[B, H, rows, D]
+// keys:          f32 or f16 [B, Hkv, key_stride, D]
+// short_indices: u32[B, H, rows, attended]: sink, shortlist and window, ascending
+// short_lengths: u32[B, H, rows]
+// indices:       u32[B, H, rows, list_stride]
+// lengths:       u32[B, H, rows]
+// weights:       f32[B, H, rows, weight_stride], if weights are written
+//
+// One workgroup owns one list. Sixteen invocations share a key; the ranks of the scores stay in workgroup memory, and
+// \`make_list.wgsl\` makes the list of them as if they were a tile's candidates. No 1/√D, as it changes no order. A row without heavy
+// tokens has no shortlist. Precondition: n_heavy tokens at least and SHORT at most are on the shortlist.
+
+override WG: u32;
+override HEAD_WIDTH: u32;  // D, a multiple of 8, at most 256
+override SHORT: u32;       // the most tokens of a shortlist, a multiple of 4
+
+@group(0) @binding(1) var<storage, read> query: array<f32>;
+@group(0) @binding(3) var<storage, read> short_indices: array<u32>;
+@group(0) @binding(4) var<storage, read> short_lengths: array<u32>;
+@group(0) @binding(5) var<storage, read_write> indices: array<u32>;
+@group(0) @binding(6) var<storage, read_write> lengths: array<u32>;
+
+var<workgroup> wg_ranks: array<u32, SHORT>;  // 4 bytes per token of a shortlist
+
+// Where the shortlist begins.
+fn first_short(list_ix: u32, row: Row) -> u32 {
+  return list_ix * params.attended + row.n_sink;
+}
+
+fn n_short(list_ix: u32, row: Row) -> u32 {
+  let others = row.n_sink + (row.n_tokens - row.window_begin);
+  return min(max(short_lengths[list_ix], others) - others, SHORT);
+}
+
+// What \`make_list.wgsl\` asks for: the shortlist as the candidates of one tile.
+fn first_four(list_ix: u32) -> u32 {
+  return first_short(list_ix, row_of_list(list_ix));
+}
+
+fn n_fours_of(row: Row) -> u32 {
+  return select(0u, SHORT / 4u, row.n_heavy > 0u);
+}
+
+fn four_ranks(first: u32, at: u32, n_fours: u32) -> vec4u {
+  if (at >= n_fours) { return vec4u(NO_CANDIDATE); }
+  return vec4u(wg_ranks[4u * at], wg_ranks[4u * at + 1u], wg_ranks[4u * at + 2u], wg_ranks[4u * at + 3u]);
+}
+
+fn four_ix(first: u32, at: u32, n_fours: u32) -> vec4u {
+  let begin = first + 4u * min(at, max(n_fours, 1u) - 1u);
+  return vec4u(short_indices[begin], short_indices[begin + 1u], short_indices[begin + 2u], short_indices[begin + 3u]) -
+    params.init_offset;
+}
+
+// This invocation's part of the product of the query and the key of a shortlist's token.
+fn exact_part(kv: u32, listed: u32, part: u32, low: Eight, high: Eight) -> f32 {
+  let token = min(short_indices[listed], params.key_stride - 1u);
+  var sum = product(low, eight_keys(eight_at(kv, token, part)));
+  if (HEAD_WIDTH > 128u) { sum += product(high, eight_keys(eight_at(kv, token, part + 16u))); }
+  return sum;
+}
+
+// The parts of four tokens of a turn; past the shortlist's end those of its last one.
+fn exact_parts(lane: u32, kv: u32, turn: u32, first: u32, n: u32, low: Eight, high: Eight) -> vec4f {
+  let part = lane % 16u;
+  let i = turn * (WG / 4u) + lane / 16u;
+  let last = max(n, 1u) - 1u;
+  return vec4f(
+    exact_part(kv, first + min(i, last), part, low, high),
+    exact_part(kv, first + min(i + WG / 16u, last), part, low, high),
+    exact_part(kv, first + min(i + WG / 8u, last), part, low, high),
+    exact_part(kv, first + min(i + WG / 16u * 3u, last), part, low, high),
+  );
+}
+
+fn keep_ranks(lane: u32, turn: u32, n: u32, parts: vec4f) {
+  let sum = add_rows(lane, parts);
+  let row = row_of(lane);
+  let at = turn * (WG / 4u) + row;
+  if (row < WG / 4u && at < SHORT) { wg_ranks[at] = select(NO_CANDIDATE, rank_of(sum), at < n); }
+  workgroupBarrier();  // also where shuffles add rows: they need the subgroup together
+}
+
+// In uniform control flow only.
+fn rank_exactly(lane: u32, list_ix: u32, row: Row) {
+  let kv = kv_of_list(list_ix);
+  let first = first_short(list_ix, row);
+  let n = n_short(list_ix, row);
+  let low = query_columns(list_ix, lane % 16u * 8u);
+  var high = Eight();
+  if (HEAD_WIDTH > 128u) { high = query_columns(list_ix, lane % 16u * 8u + 128u); }
+  // A turn ranks WG / 4 tokens; two at a time, so that the loads of both are under way together.
+  for (var turn = 0u; turn * (WG / 4u) < SHORT; turn += 2u) {
+    let these = exact_parts(lane, kv, turn, first, n, low, high);
+    let others = exact_parts(lane, kv, turn + 1u, first, n, low, high);
+    keep_ranks(lane, turn, n, these);
+    keep_ranks(lane, turn + 1u, n, others);
+  }
+}
+
+@compute @workgroup_size(WG)
+fn refine_list(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let list_ix = job_ix(workgroup_id, num_workgroups);
+  if (list_ix < n_lists()) {
+    let row = row_of_list(list_ix);
+    if (row.n_heavy > 0u) { rank_exactly(lane, list_ix, row); }
+    make_list(lane, list_ix);
   }
 }
 `,
@@ -3150,12 +3279,14 @@ fn topk(
 `,
   "topk_list/make_list.wgsl": `// Shared part of the kernels that make a list of the tiles' candidates: the n_heavy best, ties to the lower token,
 // between sink and window: indices[l, :] = [sink | heavy | window], ascending; lengths[l] = how many; weights[l, :]
-// = 1 at them. Needs candidate_ranks, candidate_ix, indices, lengths and WG.
+// = 1 at them. Needs indices, lengths, WG, and of the kernel:
+//   first_four(list_ix), n_fours_of(row): where a list's candidates begin and how many they are, in fours
+//   four_ranks(first, at, n_fours), four_ix(first, at, n_fours): ranks, and positions among the coded tokens
 //
 // One workgroup owns one list. Invocation \`lane\` reads four neighbouring candidates at a time. Candidates come in
 // the order of their tokens, and so does what an ordered compaction keeps of them: nothing is sorted. The sink
 // ends before the first candidate and the window begins after the last. A short sequence lists everything: its
-// row has n_sink = n_tokens. Preconditions: at least n_heavy ranks are above 0; kept() is a multiple of 4.
+// row has n_sink = n_tokens. Precondition: at least n_heavy ranks are above 0.
 
 // As many candidates as can be compared each with each at once, an invocation per pair.
 const MOST_MEMBERS = 22u;
@@ -3169,17 +3300,6 @@ var<workgroup> wg_n_better: array<atomic<u32>, MOST_MEMBERS>;  // how many of th
 fn put(list_ix: u32, at: u32, token: u32) {
   indices[list_ix * params.list_stride + at] = token;
   set_weight(list_ix, token, 1.0);
-}
-
-// Four candidates; past the end they are none.
-fn four_ranks(first: u32, at: u32, n_fours: u32) -> vec4u {
-  if (at >= n_fours) { return vec4u(NO_CANDIDATE); }
-  return candidate_ranks[first + at];
-}
-
-// Their positions among the coded tokens; whatever where they are none.
-fn four_ix(first: u32, at: u32, n_fours: u32) -> vec4u {
-  return candidate_ix[first + min(at, max(n_fours, 1u) - 1u)];
 }
 
 fn offer_four(lane: u32, cut: Cut, ranks: vec4u) {
@@ -3333,8 +3453,8 @@ fn put_heavy(
 // In uniform control flow only.
 fn make_list(lane: u32, list_ix: u32) {
   let row = row_of_list(list_ix);
-  let first = list_ix * tiles_stride() / 4u;
-  let n_fours = select(0u, n_tiles() * kept() / 4u, row.n_heavy > 0u);
+  let first = first_four(list_ix);
+  let n_fours = n_fours_of(row);
   let ranks = four_ranks(first, lane, n_fours);
   let ix = four_ix(first, lane, n_fours);  // loaded before it is known whether they are needed: it takes as long as a histogram
   clear_weights(lane, list_ix);
@@ -3406,6 +3526,28 @@ fn merge_list(
   if (list_ix < n_lists()) {
     make_list(lane, list_ix);
   }
+}
+`,
+  "topk_list/tile_fours.wgsl": `// How a kernel that makes lists finds the candidates of tiles, four at a time; see \`tiles.wgsl\` for how they lie. Needs
+// candidate_ranks and candidate_ix. kept() is a multiple of 4.
+
+fn first_four(list_ix: u32) -> u32 {
+  return list_ix * tiles_stride() / 4u;
+}
+
+fn n_fours_of(row: Row) -> u32 {
+  return select(0u, n_tiles() * kept() / 4u, row.n_heavy > 0u);
+}
+
+// Four candidates; past the end they are none.
+fn four_ranks(first: u32, at: u32, n_fours: u32) -> vec4u {
+  if (at >= n_fours) { return vec4u(NO_CANDIDATE); }
+  return candidate_ranks[first + at];
+}
+
+// Their positions among the coded tokens; whatever where they are none.
+fn four_ix(first: u32, at: u32, n_fours: u32) -> vec4u {
+  return candidate_ix[first + min(at, max(n_fours, 1u) - 1u)];
 }
 `,
   "topk_list/weights_off.wgsl": `// In place of \`weights_on.wgsl\` where no weights are written.

@@ -101,7 +101,9 @@ class ReferenceLayer implements Layer {
     const nTokens = step.rows[step.rows.length - 1].nTokens;
     const n = this.#codebook ? step.nCoded : 0;
     const codebook = n > 0 ? this.#codebook : undefined;
-    const { lists } = referenceSelect(this.#config, codebook, this.#codes(n), nTokens, query, step.initOffset);
+    const cached = step.keys && { keys: hostArray("e00", "cached keys", step.keys), stride: step.keyStride! };
+    const codes = this.#codes(n);
+    const { lists } = referenceSelect(this.#config, codebook, codes, nTokens, query, step.initOffset, cached);
     const data = this.#pack(lists);
     return new Selection(shape, step.rows.length, data, undefined, () => {
       if (generation === this.#generation) return Promise.resolve(data);

@@ -17,19 +17,12 @@
  */
 
 import { assignPacked } from "../../kernels/quantize/assign_packed.ts";
-import { zeros } from "../../kernels/list/zeros.ts";
 import type { Kernel } from "../../kernels/gpu/kernel.ts";
 import { candidates, candidatesBytes, TILE, TILING } from "../../kernels/score_topk/candidates.ts";
 import { mergeList } from "../../kernels/topk_list/merge_list.ts";
 import { E04, tilePays } from "./e04_fused_topk.ts";
-import { gpuPipeline, type GpuPipelineDef, kernelsOf } from "./gpu_layer.ts";
+import { gpuPipeline, type GpuPipelineDef, kernelsOf, zerosUnlessListed } from "./gpu_layer.ts";
 import type { Pipeline, PlanContext } from "./pipeline.ts";
-
-/** Clears all weights where the lists before cannot tell what to clear. */
-export const zerosUnlessListed: Kernel = {
-  ...zeros,
-  work: (shape, step) => step.clearsPrevious ? { workgroups: 0, bytesMoved: 0 } : zeros.work(shape, step),
-};
 
 /** Kernels that make a list of candidates, with weights or without. */
 export function withList(before: readonly Kernel[], list: (weights: boolean) => Kernel, weights: boolean): Kernel[] {

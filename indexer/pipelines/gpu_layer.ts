@@ -7,15 +7,18 @@
 
 import { type GpuInput, type OwnedBuffer, type ResolvedInput, resolveInput } from "../../kernels/gpu/buffers.ts";
 import type { Gpu } from "../../kernels/gpu/device.ts";
-import { type BufferDef, CompiledKernel, type Kernel } from "../../kernels/gpu/kernel.ts";
+import { type BufferDef, CompiledKernel, type Kernel, type KernelView } from "../../kernels/gpu/kernel.ts";
+import { zeros } from "../../kernels/list/zeros.ts";
+import { cache } from "../../kernels/attend/attend.ts";
 import * as io from "../../kernels/layer/buffers.ts";
 import type { CodesFormat } from "../../kernels/quantize/codes.ts";
 import { postedIn } from "../../kernels/postings/postings.ts";
+import { forShortlist, MOST_SHORT, refineList } from "../../kernels/refine/refine_list.ts";
 import { nLists, PARAMS_BYTES, type Posted, type RowShape, type StepShape } from "../../kernels/shape.ts";
-import { type Capacity, refuse, type ResolvedConfig } from "../config.ts";
+import { type Capacity, refuse, type ResolvedConfig, shortlistConfig } from "../config.ts";
 import type { Codebook } from "../reference.ts";
 import { PARAM_SLOTS, ParamsRing } from "./params_ring.ts";
-import { stridesOf } from "./plan.ts";
+import { INPUTS, stridesOf } from "./plan.ts";
 import { Selection, type SelectionBuffers, type SelectionData } from "../selection.ts";
 import type { Layer, LayerContext, LayerStep, PassTarget, Pipeline, PlanContext } from "./pipeline.ts";
 
@@ -43,8 +46,35 @@ export interface GpuPipelineDef {
 
 /** The kernels of a step, in order. Pure. */
 export function kernelsOf(def: GpuPipelineDef, context: PlanContext): readonly Kernel[] {
+  if (context.config.refine > 1) {
+    const short = { ...context, config: shortlistConfig(context.config), weights: false };
+    const refine = refineFor(context);
+    return [...kernelsOf(def, short).map(forShortlist), ...(context.weights ? [zerosUnlessListed] : []), refine];
+  }
   const kernels = def.kernelsFor?.(context) ?? def.kernels;
   return context.weights ? [...kernels, ...def.weightKernels] : kernels;
+}
+
+/** Clears all weights where the lists before cannot tell what to clear. */
+export const zerosUnlessListed: Kernel = {
+  ...zeros,
+  work: (shape, step) => step.clearsPrevious ? { workgroups: 0, bytesMoved: 0 } : zeros.work(shape, step),
+};
+
+/** Re-ranking by the largest workgroups that the device has; smaller ones in software. */
+function refineFor({ config, device, weights }: PlanContext): Kernel {
+  const { shape, heavySize, refine, refineElements: elements } = config, { limits, subgroupSize } = device;
+  const lengths = typeof heavySize === "number" ? [Math.max(4, refine * heavySize)] : [MOST_SHORT, 2048, 1024];
+  const most = Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX);
+  const fits = (kernel: Kernel) => {
+    const { invocations, workgroupBytes } = kernel.plan(shape);
+    return invocations <= most && workgroupBytes <= limits.maxComputeWorkgroupStorageSize;
+  };
+  const sizes = device.info.isSoftware ? [256, 128, 64] : [1024, 512, 256, 128, 64];
+  const all = lengths.flatMap((mostShort) =>
+    sizes.map((invocations) => refineList({ invocations, subgroupSize, elements, mostShort, weights }))
+  );
+  return all.find(fits) ?? all[all.length - 1];
 }
 
 /** Makes a pipeline of a list of kernels. */
@@ -64,16 +94,14 @@ export function gpuPipeline(def: GpuPipelineDef): Pipeline {
 /** Bytes of keys that one upload brings at most; a long prompt is coded in several dispatches. */
 const MAX_KEY_BYTES = 32 * 2 ** 20;
 
-/** Buffers that come with the step. */
-const INPUTS: ReadonlySet<string> = new Set([io.query.name, io.newKeys.name]);
-
 /** What holds for a step that goes on from the one before it. */
 const GOES_ON = { clearsPrevious: true, posts: false };
 
 /** A step with its inputs and outputs resolved to buffers. */
 interface BoundStep {
   readonly shape: StepShape;
-  readonly params: { readonly buffer: GPUBuffer; readonly offset: number };
+  /** Where the `Params` of a kernel's view of the step are. */
+  readonly params: (view: KernelView | undefined) => { readonly buffer: GPUBuffer; readonly offset: number };
   readonly buffer: (name: string) => ResolvedInput;
 }
 
@@ -86,10 +114,14 @@ export class GpuLayer implements Layer {
   readonly #def: GpuPipelineDef;
   readonly #kernels: readonly CompiledKernel[];
   readonly #writesWeights: boolean;
-  readonly #params: OwnedBuffer;
+  /** The `Params` of steps as they are, then as each of the kernels' views sees them. */
+  readonly #params: readonly {
+    readonly view: KernelView | undefined;
+    readonly owned: OwnedBuffer;
+    readonly ring: ParamsRing;
+  }[];
   /** Bound in place of an input that a step comes without. */
   readonly #nothing: OwnedBuffer;
-  readonly #ring: ParamsRing;
   /** Steps recorded since the caller last told, by any other call, that all were submitted. */
   #waiting = 0;
   #owned = new Map<string, OwnedBuffer>();
@@ -107,7 +139,7 @@ export class GpuLayer implements Layer {
     context: LayerContext,
     gpu: Gpu,
     kernels: readonly CompiledKernel[],
-    params: OwnedBuffer,
+    params: readonly (readonly [KernelView | undefined, OwnedBuffer])[],
     slotBytes: number,
     nothing: OwnedBuffer,
   ) {
@@ -117,8 +149,11 @@ export class GpuLayer implements Layer {
     this.#config = context.config;
     this.#writesWeights = context.weights;
     this.#kernels = kernels;
-    this.#params = params;
-    this.#ring = new ParamsRing(gpu.device.queue, params.buffer, slotBytes);
+    this.#params = params.map(([view, owned]) => ({
+      view,
+      owned,
+      ring: new ParamsRing(gpu.device.queue, owned.buffer, slotBytes),
+    }));
     this.operations = kernels.map(({ kernel }) => kernel.name);
     this.maxKeyBytes = Math.min(MAX_KEY_BYTES, gpu.limits.maxStorageBufferBindingSize);
   }
@@ -133,7 +168,11 @@ export class GpuLayer implements Layer {
     const alignment = gpu.limits.minUniformBufferOffsetAlignment;
     const slotBytes = Math.ceil(PARAMS_BYTES / alignment) * alignment;
     const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
-    const params = await gpu.allocate("params", slotBytes * PARAM_SLOTS, usage);
+    // A view that only renames or narrows the layer's shape sees the step as it is.
+    const views = new Set(list.map(({ view }) => view?.step && view));
+    const params = await Promise.all(
+      [...views].map(async (view) => [view, await gpu.allocate("params", slotBytes * PARAM_SLOTS, usage)] as const),
+    );
     return new GpuLayer(def, context, gpu, kernels, params, slotBytes, await gpu.allocate("nothing", 16));
   }
 
@@ -167,6 +206,17 @@ export class GpuLayer implements Layer {
 
   /** Bytes of every buffer at a capacity, by name. */
   #sizes(capacity: Capacity): Map<string, number> {
+    for (const { kernel } of this.#kernels) {
+      const { SHORT = Infinity } = kernel.plan(this.#config.shape).overrides;
+      if (capacity.short > SHORT) {
+        const { refine } = this.#config;
+        refuse(
+          `make room for ${capacity.tokens} tokens`,
+          `refine x K must be at most ${SHORT} on this device`,
+          `they are ${refine} x ${capacity.heavy}`,
+        );
+      }
+    }
     const full = this.#stepAt(capacity);
     const limit = this.#gpu.limits.maxStorageBufferBindingSize;
     const sizes = new Map<string, number>();
@@ -196,6 +246,7 @@ export class GpuLayer implements Layer {
       candBegin: 0,
       candEnd: capacity.tokens,
       listLength: capacity.list,
+      nShort: capacity.short,
     };
     return {
       nCoded: capacity.tokens,
@@ -325,10 +376,10 @@ export class GpuLayer implements Layer {
     const bound = this.#bind(step);
     for (const kernel of this.#kernels) {
       if (typeof target !== "function") {
-        kernel.record(target, bound.shape, bound.params, bound.buffer);
+        kernel.record(target, bound.shape, bound.params(kernel.kernel.view), bound.buffer);
       } else if (kernel.kernel.work(kernel.shape, bound.shape).workgroups > 0) {
         const pass = target(kernel.kernel.name);
-        kernel.record(pass, bound.shape, bound.params, bound.buffer);
+        kernel.record(pass, bound.shape, bound.params(kernel.kernel.view), bound.buffer);
         pass.end();
       }
     }
@@ -353,7 +404,7 @@ export class GpuLayer implements Layer {
       if (!onCpu.has(kernel.name)) {
         await this.#gpu.submit(kernel.name, (encoder) => {
           const pass = encoder.beginComputePass({ label: kernel.name });
-          compiled.record(pass, bound.shape, bound.params, bound.buffer);
+          compiled.record(pass, bound.shape, bound.params(kernel.view), bound.buffer);
           pass.end();
         });
         continue;
@@ -386,7 +437,7 @@ export class GpuLayer implements Layer {
   }
 
   #stepShape(step: LayerStep): StepShape {
-    const { nCoded, nNew, firstNewKey, nNewKeys, initOffset, rows, out } = step;
+    const { nCoded, nNew, firstNewKey, nNewKeys, initOffset, rows, out, keyStride } = step;
     const strides = stridesOf(this.#capacity!);
     if (out) {
       strides.listStride = out.listStride;
@@ -394,7 +445,8 @@ export class GpuLayer implements Layer {
     }
     const clearsPrevious = !out && this.#listed === layoutOf(rows.length, strides);
     const posting = postedIn(step, this.#posted);
-    return { nCoded, nNew, firstNewKey, nNewKeys, initOffset, rows, clearsPrevious, ...posting, ...strides };
+    const coding = { nCoded, nNew, firstNewKey, nNewKeys, initOffset };
+    return { ...coding, rows, clearsPrevious, keyStride: keyStride ?? 0, ...posting, ...strides };
   }
 
   /** The caller's buffers of a step, checked; typed arrays are not among them. */
@@ -407,6 +459,7 @@ export class GpuLayer implements Layer {
     };
     take(io.query, step.query);
     take(io.newKeys, step.newKeys);
+    if (step.keys) take(cache("keys", { elements: this.#config.refineElements }), step.keys);
     if (step.out) {
       this.#checkOutput(step, shape);
       take(io.indices, step.out.indices);
@@ -424,9 +477,13 @@ export class GpuLayer implements Layer {
     this.#generation++;
     this.#posted = shape.posted;
     if (!step.out && step.rows.length > 0) this.#listed = layoutOf(step.rows.length, shape);
+    const placed = this.#params.map(({ view, owned: { buffer }, ring }) => ({
+      view,
+      at: { buffer, offset: ring.place(view?.step?.(shape) ?? shape, PARAM_SLOTS - this.#waiting) },
+    }));
     return {
       shape,
-      params: { buffer: this.#params.buffer, offset: this.#ring.place(shape, PARAM_SLOTS - this.#waiting) },
+      params: (view) => placed.find((one) => one.view === (view?.step && view))!.at,
       buffer: (name) => {
         const input = given.get(name);
         if (input) return input;
@@ -490,7 +547,7 @@ export class GpuLayer implements Layer {
 
   destroy(): void {
     this.#generation++;
-    this.#params.destroy();
+    for (const { owned } of this.#params) owned.destroy();
     this.#nothing.destroy();
     for (const buffer of [...this.#owned.values(), ...this.#uploads.values()]) buffer.destroy();
     this.#owned.clear();

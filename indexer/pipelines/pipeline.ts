@@ -89,6 +89,10 @@ export interface LayerStep {
   readonly query?: Float32Array | GpuInput;
   /** f32 `[B, Hkv, t, D]`; there if nNew > 0. */
   readonly newKeys?: Float32Array | GpuInput;
+  /** `[B, Hkv, keyStride, D]`, the cached keys; there if the config re-ranks and there are rows. */
+  readonly keys?: Float32Array | GpuInput;
+  /** Tokens from one (batch, KV head) to the next in `keys`. */
+  readonly keyStride?: number;
   /** Where the result goes; default: the layer's own buffers. */
   readonly out?: SelectionOutput;
 }

@@ -54,6 +54,9 @@ export interface StepPlan {
   readonly buffers: Readonly<Record<string, number>>;
 }
 
+/** Buffers that come with a step. */
+export const INPUTS: ReadonlySet<string> = new Set(["query", "newKeys", "keys"]);
+
 const SHAPE_OVERRIDES = new Set([
   "BATCH",
   "HEADS",
@@ -72,6 +75,8 @@ export function stridesOf(capacity: Capacity) {
     heavyStride: capacity.heavy,
     listStride: Math.max(1, capacity.list),
     weightStride: capacity.tokens,
+    shortStride: capacity.short,
+    attended: capacity.shortList,
   };
 }
 
@@ -94,6 +99,7 @@ export function planStep(pipeline: Pipeline, options: PlanOptions): StepPlan {
     nNewKeys: newTokens,
     initOffset,
     clearsPrevious: true,
+    keyStride: tokens,
     ...stridesOf(capacityFor(config, tokens, rows)),
     rows: resolved,
   };
@@ -103,7 +109,7 @@ export function planStep(pipeline: Pipeline, options: PlanOptions): StepPlan {
     const { overrides, invocations, workgroupBytes } = kernel.plan(config.shape);
     for (const use of kernel.buffers) {
       const bytes = 4 * use.elements(config.shape, step);
-      if (use.name !== "query" && use.name !== "newKeys") buffers[use.name] = Math.max(bytes, buffers[use.name] ?? 0);
+      if (!INPUTS.has(use.name)) buffers[use.name] = Math.max(bytes, buffers[use.name] ?? 0);
     }
     return {
       name: kernel.name,

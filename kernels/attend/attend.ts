@@ -28,7 +28,7 @@ export interface AttendOptions {
 const MERGE_INVOCATIONS = 128;
 
 /** f32 or f16 `[B, Hkv, keyStride, D]` */
-function cache(name: "keys" | "values", { elements }: AttendOptions): BufferDef {
+export function cache(name: "keys" | "values", { elements }: Pick<AttendOptions, "elements">): BufferDef {
   return {
     name,
     type: elements === "f32" ? "f32" : "u32",
@@ -65,7 +65,7 @@ const overrides = (shape: LayerShape, part: number, invocations: number) => ({
 });
 
 /** Numbers from two bytes each. */
-function halves(words: ArrayLike<number>): Float32Array {
+export function halves(words: ArrayLike<number>): Float32Array {
   return Float32Array.from(new Float16Array(Uint32Array.from(words).buffer));
 }
 
@@ -90,7 +90,10 @@ export function attendParts(options: AttendOptions): Kernel {
       "layer/columns.wgsl",
       rowsPart(rows),
       "attend/attend.wgsl",
-      `attend/elements_${options.elements}.wgsl`,
+      "layer/eight.wgsl",
+      `layer/keys_${options.elements}.wgsl`,
+      `layer/values_${options.elements}.wgsl`,
+      "layer/query_columns.wgsl",
       options.tokens === "all" ? "attend/dense.wgsl" : "attend/listed.wgsl",
       options.weights ? "attend/weighted.wgsl" : "attend/unweighted.wgsl",
       "attend/reduce_shared.wgsl",

@@ -26,36 +26,6 @@ var<workgroup> wg_scores: array<f32, WG>;       // scores, then weights; 4 bytes
 var<workgroup> wg_tokens: array<u32, WG>;       // 4 bytes per invocation
 var<workgroup> wg_sums: array<f32, SUM_WORDS>;  // D / 4 bytes per invocation
 
-struct Eight {
-  a: vec4f,
-  b: vec4f,
-}
-
-fn query_eight(at: u32) -> Eight {
-  return Eight(
-    vec4f(query[at], query[at + 1u], query[at + 2u], query[at + 3u]),
-    vec4f(query[at + 4u], query[at + 5u], query[at + 6u], query[at + 7u]),
-  );
-}
-
-// Eight neighbouring columns of the query; 0 past the last.
-fn query_columns(list_ix: u32, first: u32) -> Eight {
-  let at = list_ix * HEAD_WIDTH + min(first, HEAD_WIDTH - 8u);
-  let eight = query_eight(at);
-  let is_there = first < HEAD_WIDTH;
-  return Eight(select(vec4f(), eight.a, is_there), select(vec4f(), eight.b, is_there));
-}
-
-fn product(x: Eight, y: Eight) -> f32 {
-  let z = fma(x.b, y.b, x.a * y.a);
-  return (z.x + z.y) + (z.z + z.w);
-}
-
-// Where eight columns of a token lie; past the last, those before.
-fn eight_at(kv: u32, token: u32, part: u32) -> u32 {
-  return (kv * params.key_stride + token) * (HEAD_WIDTH / 8u) + min(part, HEAD_WIDTH / 8u - 1u);
-}
-
 // This invocation's part of the product of the query and the key of the part's i-th token.
 fn score_part(kv: u32, i: u32, part: u32, low: Eight, high: Eight) -> f32 {
   let token = wg_tokens[i];

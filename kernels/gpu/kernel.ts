@@ -81,6 +81,39 @@ export interface Kernel {
   work(shape: LayerShape, step: StepShape): KernelWork;
   /** The same operation in plain TypeScript, on the same buffers: for tests and bisecting. */
   twin(shape: LayerShape, step: StepShape, buffers: HostBuffers): void;
+  /** How it sees the layer's steps, where that is not as they are: its `Params` are those of the step that it sees. */
+  readonly view?: KernelView;
+}
+
+/** How a kernel sees a layer and its steps. */
+export interface KernelView {
+  /** The layer. */
+  readonly shape?: (shape: LayerShape) => LayerShape;
+  /** The step. */
+  readonly step?: (step: StepShape) => StepShape;
+  /** Buffers that have other names in the layer than in the kernel, by the latter. */
+  readonly names?: Readonly<Record<string, string>>;
+}
+
+/** A kernel that works on another view of a layer: a part of a larger step. */
+export function viewed(kernel: Kernel, view: KernelView): Kernel {
+  const { shape: shapeOf = (shape) => shape, step: stepOf = (step) => step, names = {} } = view;
+  return {
+    ...kernel,
+    view,
+    buffers: kernel.buffers.map((use, ix) => ({
+      ...use,
+      name: names[use.name] ?? use.name,
+      binding: use.binding ?? ix + 1,
+      elements: (shape, step) => use.elements(shapeOf(shape), stepOf(step)),
+    })),
+    plan: (shape) => kernel.plan(shapeOf(shape)),
+    work: (shape, step) => kernel.work(shapeOf(shape), stepOf(step)),
+    twin: (shape, step, buffers) => {
+      const own = kernel.buffers.map(({ name }) => [name, buffers[names[name] ?? name]]);
+      kernel.twin(shapeOf(shape), stepOf(step), Object.fromEntries(own));
+    },
+  };
 }
 
 /** The overrides that `layer/layer.wgsl` declares. */

@@ -42,7 +42,7 @@ struct Params {
   post_begin: u32,       // the postings hold the coded tokens post_begin .. post_end
   post_end: u32,
   key_stride: u32,       // tokens from one kv's keys and values to the next
-  attended: u32,         // the most tokens that a list attends to
+  attended: u32,         // the most tokens that a list attends to, or the distance of rows of a shortlist
   @align(16) rows: array<Row, MAX_ROWS>,
 }
 

@@ -1,11 +1,13 @@
 // Shared part of the kernels that make a list of the tiles' candidates: the n_heavy best, ties to the lower token,
 // between sink and window: indices[l, :] = [sink | heavy | window], ascending; lengths[l] = how many; weights[l, :]
-// = 1 at them. Needs candidate_ranks, candidate_ix, indices, lengths and WG.
+// = 1 at them. Needs indices, lengths, WG, and of the kernel:
+//   first_four(list_ix), n_fours_of(row): where a list's candidates begin and how many they are, in fours
+//   four_ranks(first, at, n_fours), four_ix(first, at, n_fours): ranks, and positions among the coded tokens
 //
 // One workgroup owns one list. Invocation `lane` reads four neighbouring candidates at a time. Candidates come in
 // the order of their tokens, and so does what an ordered compaction keeps of them: nothing is sorted. The sink
 // ends before the first candidate and the window begins after the last. A short sequence lists everything: its
-// row has n_sink = n_tokens. Preconditions: at least n_heavy ranks are above 0; kept() is a multiple of 4.
+// row has n_sink = n_tokens. Precondition: at least n_heavy ranks are above 0.
 
 // As many candidates as can be compared each with each at once, an invocation per pair.
 const MOST_MEMBERS = 22u;
@@ -19,17 +21,6 @@ var<workgroup> wg_n_better: array<atomic<u32>, MOST_MEMBERS>;  // how many of th
 fn put(list_ix: u32, at: u32, token: u32) {
   indices[list_ix * params.list_stride + at] = token;
   set_weight(list_ix, token, 1.0);
-}
-
-// Four candidates; past the end they are none.
-fn four_ranks(first: u32, at: u32, n_fours: u32) -> vec4u {
-  if (at >= n_fours) { return vec4u(NO_CANDIDATE); }
-  return candidate_ranks[first + at];
-}
-
-// Their positions among the coded tokens; whatever where they are none.
-fn four_ix(first: u32, at: u32, n_fours: u32) -> vec4u {
-  return candidate_ix[first + min(at, max(n_fours, 1u) - 1u)];
 }
 
 fn offer_four(lane: u32, cut: Cut, ranks: vec4u) {
@@ -183,8 +174,8 @@ fn put_heavy(
 // In uniform control flow only.
 fn make_list(lane: u32, list_ix: u32) {
   let row = row_of_list(list_ix);
-  let first = list_ix * tiles_stride() / 4u;
-  let n_fours = select(0u, n_tiles() * kept() / 4u, row.n_heavy > 0u);
+  let first = first_four(list_ix);
+  let n_fours = n_fours_of(row);
   let ranks = four_ranks(first, lane, n_fours);
   let ix = four_ix(first, lane, n_fours);  // loaded before it is known whether they are needed: it takes as long as a histogram
   clear_weights(lane, list_ix);

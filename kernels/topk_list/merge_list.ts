@@ -32,6 +32,11 @@ export const MOST_MEMBERS = 22;
 /** Bytes of workgroup memory for them: rank and position, order, and how many; variables are rounded up to 16. */
 const MEMBER_BYTES = MOST_MEMBERS * 8 + Math.ceil(MOST_MEMBERS / 4) * 16 + 16;
 
+/** Bytes of workgroup memory that making a list takes. */
+export function listBytes(scan: Scan): number {
+  return narrowBytes(scan) + MEMBER_BYTES + 32;
+}
+
 /** Makes lists of candidates, one workgroup per list. */
 export function mergeList(options: MergeListOptions): Kernel {
   const { tiling, invocations } = options;
@@ -42,6 +47,7 @@ export function mergeList(options: MergeListOptions): Kernel {
       ...narrowParts(options),
       "score_topk/tiles.wgsl",
       options.weights ? "topk_list/weights_on.wgsl" : "topk_list/weights_off.wgsl",
+      "topk_list/tile_fours.wgsl",
       "topk_list/make_list.wgsl",
       "topk_list/merge_list.wgsl",
     ],
@@ -55,7 +61,7 @@ export function mergeList(options: MergeListOptions): Kernel {
     plan: (shape) => ({
       overrides: { ...layerOverrides(shape), ...scanOverrides(options), ...tilingOverrides(tiling) },
       invocations,
-      workgroupBytes: narrowBytes(options) + MEMBER_BYTES + 32,
+      workgroupBytes: listBytes(options),
     }),
     work(shape, step) {
       const lists = nLists(shape, step);

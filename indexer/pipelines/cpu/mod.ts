@@ -9,10 +9,11 @@
 import { CODE_KEYS, type CpuBuffers, type JobKind, MAKE_LIST, STEP_FIELDS } from "./jobs.ts";
 import { Pool, sharedPool, WorkerError } from "./pool.ts";
 import { centroidWidth, MAX_ROWS, ROW_FIELDS, subWidth } from "../../../kernels/shape.ts";
-import type { Capacity, ResolvedConfig } from "../../config.ts";
+import { type Capacity, type ResolvedConfig, shortlistConfig } from "../../config.ts";
 import type { Codebook } from "../../reference.ts";
 import { Selection, type SelectionData } from "../../selection.ts";
 import { hostArray, type Layer, type LayerContext, type LayerStep, type Pipeline } from "../pipeline.ts";
+import { RefinedLayer } from "./refined.ts";
 
 /** Options of {@linkcode cpuPipeline}. */
 export interface CpuOptions {
@@ -35,7 +36,12 @@ export function cpuPipeline(options: CpuOptions = {}): Pipeline {
     runsOn: "cpu",
     kernels: [],
     kernelsFor: () => [],
-    create: async (context: LayerContext) => new CpuLayer(context, await poolFor(options.threads)),
+    create: async (context: LayerContext) => {
+      const { config, weights } = context, pool = await poolFor(options.threads);
+      if (config.refine === 1) return new CpuLayer(context, pool);
+      const short = new CpuLayer({ ...context, config: shortlistConfig(config), weights: false }, pool);
+      return new RefinedLayer(short, config, weights);
+    },
   };
 }
 
