@@ -116,7 +116,12 @@ async function trainingMs(gpu: Gpu, workload: Workload, given: TrainKeys): Promi
 }
 
 /** Measures one number of tokens. */
-async function measureRow(gpu: Gpu, workload: Workload, samples: number, steps: number): Promise<CrossoverRow> {
+export async function measureRow(
+  gpu: Gpu,
+  workload: Workload,
+  samples: number,
+  steps: number,
+): Promise<CrossoverRow> {
   const { batch, heads, kvHeads, headWidth: D, tokens } = workload;
   const room = TIMED_ROUND, stride = tokens + room;
   const words = new Uint32Array(batch * kvHeads * stride * D / 2);

@@ -57,6 +57,32 @@ export function exactAttention(capture: Capture, step: number, head: number, nTo
   return weights.map((weight) => weight / total);
 }
 
+/** Exact attention of a list, and its candidates from the one with most attention on. */
+interface Exact {
+  readonly weights: Float64Array;
+  readonly best: Uint32Array;
+}
+
+/** What was computed of each capture: experiments go over the same lists again and again. */
+const exactOf = new WeakMap<Capture, Map<string, Exact>>();
+/** Bytes that are kept of a capture. */
+const MOST_KEPT = 2 ** 29;
+
+function exactList(capture: Capture, step: number, head: number, nTokens: number, begin: number, end: number): Exact {
+  let kept = exactOf.get(capture);
+  if (!kept) exactOf.set(capture, kept = new Map());
+  const name = [step, head, nTokens, begin, end].join();
+  let exact = kept.get(name);
+  if (!exact) {
+    const weights = exactAttention(capture, step, head, nTokens);
+    const best = Uint32Array.from({ length: end - begin }, (_, i) => begin + i)
+      .sort((a, b) => weights[b] - weights[a] || a - b);
+    exact = { weights, best };
+    if ((kept.size + 1) * 12 * nTokens <= MOST_KEPT) kept.set(name, exact);
+  }
+  return exact;
+}
+
 /** Sums over the lists of one head. */
 interface Sums {
   lists: number;
@@ -113,7 +139,7 @@ export class QualityMeter {
     const begin = row.candBegin + this.#initOffset, end = row.candEnd + this.#initOffset;
     lists.forEach((list, h) => {
       const sums = this.#sums[h] ??= nothing();
-      const weights = exactAttention(this.#capture, step, h, nTokens);
+      const { weights, best } = exactList(this.#capture, step, h, nTokens, begin, end);
       const mass = (chosen: Iterable<number>) => {
         let sum = 0;
         for (const token of chosen) sum += weights[token];
@@ -121,7 +147,7 @@ export class QualityMeter {
       };
       const range = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => from + i);
       const fixed = [...range(0, row.nSink), ...range(row.windowBegin, nTokens)];
-      const exact = range(begin, end).sort((a, b) => weights[b] - weights[a] || a - b).slice(0, row.nHeavy);
+      const exact = [...best.subarray(0, row.nHeavy)];
       const chosen = new Set(Array.from(list));
       sums.lists++;
       if (row.nHeavy > 0) {

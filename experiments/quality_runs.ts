@@ -9,6 +9,8 @@ import { fileURLToPath } from "node:url";
 import { Gpu } from "../kernels/gpu/device.ts";
 import { type Metric, type PqConfig, resolveConfig } from "../indexer/config.ts";
 import { trainCentroids } from "../indexer/kmeans.ts";
+import { CPU_PIPELINE, DEFAULT_PIPELINE } from "../indexer/pipelines/mod.ts";
+import { MOST_SHORT } from "../kernels/refine/refine_list.ts";
 import { PqIndexer } from "../indexer/pq_indexer.ts";
 import type { Codebook } from "../indexer/reference.ts";
 import { listOf } from "../indexer/selection.ts";
@@ -84,7 +86,7 @@ async function qualityProvenance(
 /** The config of an index over a setup's capture. */
 export function configFor(
   { capture, sinkSize, windowSize }: QualitySetup,
-  rest: { subvectors: number; bits: number; heavySize: number; metric?: Metric },
+  rest: { subvectors: number; bits: number; heavySize: number; metric?: Metric; refine?: number },
 ): PqConfig {
   const { heads, kvHeads, headWidth } = capture;
   return { heads, kvHeads, headWidth, sinkSize, windowSize, ...rest };
@@ -110,12 +112,26 @@ export async function measureQuality(
 ): Promise<{ readonly all: Quality; readonly byHead: readonly Quality[] }> {
   const { capture, steps, sinkSize } = setup;
   const prompt = capture.tokens - steps;
-  using index = await PqIndexer.create({ ...config, initOffset: sinkSize, capacity: capture.tokens, codebook });
+  // The lists are the same but for rounding; a software device only compiles longer than the CPU takes for all of them.
+  const gpu = await Gpu.shared().catch(() => undefined);
+  const pipeline = gpu && !gpu.info.isSoftware ? DEFAULT_PIPELINE : CPU_PIPELINE;
+  using index = await PqIndexer.create({
+    ...config,
+    pipeline,
+    initOffset: sinkSize,
+    capacity: capture.tokens,
+    codebook,
+  });
   await index.append(keysOf(capture, 0, prompt));
+  using held = pipeline.runsOn === "gpu" && index.config.refine > 1
+    ? await gpu!.upload("keys", capture.key)
+    : undefined;
+  const cached = { keys: held?.buffer ?? capture.key, stride: capture.tokens };
+  const options = index.config.refine > 1 ? { cached } : {};
   const meter = new QualityMeter(capture, index.config, sinkSize, values);
   for (let step = 0; step < steps; step++) {
     const query = capture.steps - steps + step, token = prompt + step;
-    const selection = await index.step(queryOf(capture, query), keysOf(capture, token, token + 1));
+    const selection = await index.step(queryOf(capture, query), keysOf(capture, token, token + 1), options);
     const data = await selection.read();
     meter.add(query, index.tokens, Array.from(data.lengths, (_, list) => listOf(data, list)));
   }
@@ -127,6 +143,7 @@ export const GRID_FLAGS = {
   ...QUALITY_FLAGS,
   subvectors: { value: "M,…", help: "subvectors per key", default: "2,4,8" },
   bits: { value: "N,…", help: "bits per code, 1 to 8", default: "4,6,8" },
+  refine: { value: "R,…", help: "heavy tokens are the best by exact score of R·K; 1: no re-ranking", default: "1,4" },
 } as const satisfies Record<string, Flag>;
 
 /** One combination. */
@@ -134,6 +151,8 @@ export interface GridRow {
   readonly subvectors: number;
   readonly bits: number;
   readonly heavySize: number;
+  /** R. */
+  readonly refine: number;
   /** Bits that the codes of a key say, per KV head. */
   readonly bitsPerKey: number;
   /** Bytes that they take as they are stored, a byte per code. */
@@ -160,10 +179,10 @@ export async function beginRun(
   return { setup, progress };
 }
 
-/** Goes over M × bits × K; a codebook serves all K. */
+/** Goes over M × bits × K × R; a codebook serves all K and R. R·K that are too many are left out. */
 export async function runGrid(args: Arguments, withValues: boolean): Promise<{ setup: QualitySetup; rows: GridRow[] }> {
   const all = integersOf(args, "subvectors", 1, 4096), bits = integersOf(args, "bits", 1, 8);
-  const heavies = integersOf(args, "heavy", 0, 4096);
+  const heavies = integersOf(args, "heavy", 0, 4096), refines = integersOf(args, "refine", 1, 4096);
   const { setup, progress } = await beginRun(args, all);
   const values = withValues ? await loadValues(setup.path, setup.capture) : undefined;
   const rows: GridRow[] = [];
@@ -174,11 +193,23 @@ export async function runGrid(args: Arguments, withValues: boolean): Promise<{ s
       const one = configFor(setup, { subvectors, bits: each, heavySize: 1 });
       const codebook = trainOn(setup, one, setup.capture.tokens - setup.steps);
       for (const heavySize of heavies) {
-        progress.update(done++, all.length * bits.length * heavies.length);
-        const config = configFor(setup, { subvectors, bits: each, heavySize });
-        const { all: quality, byHead } = await measureQuality(setup, config, codebook, values);
-        const bitsPerKey = subvectors * each;
-        rows.push({ subvectors, bits: each, heavySize, bitsPerKey, bytesPerKey: subvectors, quality, byHead });
+        for (const refine of refines) {
+          progress.update(done++, all.length * bits.length * heavies.length * refines.length);
+          if (refine > 1 && refine * heavySize > MOST_SHORT) continue;
+          const config = configFor(setup, { subvectors, bits: each, heavySize, refine });
+          const { all: quality, byHead } = await measureQuality(setup, config, codebook, values);
+          const bitsPerKey = subvectors * each;
+          rows.push({
+            subvectors,
+            bits: each,
+            heavySize,
+            refine,
+            bitsPerKey,
+            bytesPerKey: subvectors,
+            quality,
+            byHead,
+          });
+        }
       }
     }
   }

@@ -22,24 +22,28 @@ if (import.meta.main) {
     const { setup, rows } = await runGrid(args, true);
     console.log(`${setup.input}: ${setup.steps} steps, sink ${setup.sinkSize}, window ${setup.windowSize}\n`);
     const line = (cells: readonly (string | number)[]) =>
-      cells.map((cell, ix) => String(cell).padStart([3, 6, 6, 12, 14, 16, 12][ix])).join("");
-    console.log(bold(line(["M", "bits", "K", "error", "exact top K", "sink + window", "cosine"])));
-    for (const { subvectors, bits, heavySize, quality } of rows) {
+      cells.map((cell, ix) => String(cell).padStart([3, 6, 6, 4, 12, 14, 16, 12][ix])).join("");
+    console.log(bold(line(["M", "bits", "K", "R", "error", "exact top K", "sink + window", "cosine"])));
+    for (const { subvectors, bits, heavySize, refine, quality } of rows) {
       const { listError, exactError, windowError, listCosine } = quality;
       const shares = [listError, exactError, windowError].map(percent);
-      console.log(line([subvectors, bits, heavySize, ...shares, listCosine.toFixed(4)]));
+      console.log(line([subvectors, bits, heavySize, refine, ...shares, listCosine.toFixed(4)]));
     }
     console.log(
       "\nerror: |o - o_dense| / |o_dense| of the attention output, mean of all heads and steps; exact\n" +
         "top K and sink + window: the same for these; cosine: of the output over the list and the dense one",
     );
     await writeRows(args, setup, rows);
-    const points = rows.map(({ subvectors, heavySize, bitsPerKey, quality }) => ({
-      x: bitsPerKey,
-      y: quality.listError,
-      line: `M ${subvectors}, K ${heavySize}`,
-    }));
-    const heading = { title: "Error of the attention output", subtitle: [`${setup.input}, ${setup.steps} steps`] };
+    const least = Math.min(...rows.map(({ heavySize }) => heavySize)); // one K, so that lines differ in little
+    const points = rows.filter(({ heavySize }) => heavySize === least).map(
+      ({ subvectors, refine, bitsPerKey, quality }) => ({
+        x: bitsPerKey,
+        y: quality.listError,
+        line: `M ${subvectors}, R ${refine}`,
+      }),
+    );
+    const subtitle = [`${setup.input}, ${setup.steps} steps, K ${least}`];
+    const heading = { title: "Error of the attention output", subtitle };
     const x = { title: "bits per key and KV head", log: true }, y = { title: "relative L2 error", format: ".0%" };
     await writeSvg(args.text("out"), curves(heading, points, x, y));
     return 0;

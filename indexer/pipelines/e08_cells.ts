@@ -9,16 +9,16 @@
  *
  * Predicted (seed configuration, NVIDIA H200): 3.7 µs for an empty pass, 1.7 less than e07 for the dispatch that is gone,
  * and code_list's time without its reading of candidates: 12 µs, at any number of tokens.
- * Measured (GPU pass, `bench/results/`): 12.0 µs after 18.3; 11.9 after 26.2 at 131,072 tokens, 12.0 after 30.7 at 262,144,
- * 11.6 after 76.9 at 1,048,576 (weights off); 3.8 per layer where 32 layers share a pass, after 10.5; 13.0 on cold caches, 18.0
+ * Measured (GPU pass, `bench/results/`): 11.9 µs after 18.3; 12.1 after 26.2 at 131,072 tokens, 11.9 after 30.7 at 262,144,
+ * 11.7 after 76.8 at 1,048,576 (weights off); 3.8 per layer where 32 layers share a pass, after 10.5; 13.0 on cold caches, 18.0
  * at 128 heads. From the first version, 13.4, on: a table filled without idle quarters, and old lists cleared later, 0.4, no barrier for storage 0.6
  * (an invocation replaces the list entries that it read, and clears a weight only if nothing sets it), order by counting lower
  * tokens in place of a bitmap 0.2, loops and searches written out 0.5. A software rasterizer codes in a dispatch of its own.
  *
  * What it costs: four bytes per token and KV head for the postings, beside M for the codes, and C^M words per 4,096 tokens
- * (16 such at most) while they are made. A step that makes them anew takes 287 µs at 32,000 tokens, 668 at 131,072 and 4,770
+ * (16 such at most) while they are made. A step that makes them anew takes 287 µs at 32,000 tokens, 667 at 131,072 and 4,767
  * at 1,048,576: one in a thousand steps, so 0.3, 0.7 and 4.8 µs per step. At K 512 ordering takes nearly all that
- * is saved (23.2 after 25.1 µs); beyond, the plan keeps e07. Where two cells tie at the cut (equal centroids, a query of
+ * is saved (23.0 after 25.1 µs); beyond, the plan keeps e07. Where two cells tie at the cut (equal centroids, a query of
  * zeros), every list goes over all of its candidates with one workgroup, and the time does grow with them.
  *
  * Where there are more than 4,096 cells, K is above 512 or a ratio, the sink is a ratio, or a device binds less memory than
