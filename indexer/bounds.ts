@@ -39,6 +39,54 @@ export function scoreBound(shape: LayerShape, magnitude: number, operands: numbe
   return magnitude + relative > F32_MAX ? Infinity : relative + flushed;
 }
 
+/**
+ * Bound of the error of a score of a summed query: Σ over `heads` heads of q_h is off by γ_{heads − 1} Σ |q_h|, which the score
+ * of that query inherits, and adds the rounding of its own.
+ *
+ * @param magnitude Σ over heads and columns of |q_hj · c_j|
+ * @param operands Σ over heads and columns of |q_hj| + |c_j|
+ */
+export function summedBound(
+  shape: LayerShape,
+  heads: number,
+  magnitude: number,
+  operands: number,
+  exact: boolean,
+): number {
+  if (exact) return 0;
+  const inherited = gamma(heads) * magnitude;
+  return scoreBound(shape, magnitude + inherited, operands, false) + inherited + FLUSH * heads * operands;
+}
+
+/** WGSL's exp is off by 3 + 2|x| units in the last place at most, each 2⁻²³ of the result. */
+function expError(x: number): number {
+  return (3 + 2 * Math.abs(x)) * 2 ** -23;
+}
+
+/**
+ * Bound of |p̂ − p| for p = exp(x_i) / Σ exp(x_j), x = (score − largest) / √D, in f32: x is off by what the two scores are off
+ * and by 4 roundings, exp by its own error; the n terms of the sum are added in chains of n / 256 + 8; a quotient is off by
+ * 2.5 units in the last place.
+ *
+ * @param scores of the row's candidates
+ * @param bounds of them
+ * @returns per candidate
+ */
+export function softmaxBounds(shape: LayerShape, scores: Float64Array, bounds: Float64Array): Float64Array {
+  const largest = scores.reduce((a, b) => Math.max(a, b), -Infinity);
+  const most = bounds.reduce((a, b) => Math.max(a, b), 0);
+  const relative = scores.map((score, i) => {
+    const x = (score - largest) / Math.sqrt(shape.headWidth);
+    const off = (bounds[i] + most) / Math.sqrt(shape.headWidth) + 4 * U * Math.abs(x);
+    return Math.expm1(off) * (1 + expError(x)) + expError(x);
+  });
+  const shares = scores.map((score) => Math.exp((score - largest) / Math.sqrt(shape.headWidth)));
+  const total = shares.reduce((a, b) => a + b, 0);
+  const ofTotal = shares.reduce((sum, share, i) => sum + share * relative[i], 0) / total +
+    gamma(scores.length / 256 + 8);
+  return shares.map((share, i) => share / total * ((1 + relative[i]) / (1 - ofTotal) * (1 + 5 * U) - 1) + 2 * FLUSH);
+}
+
 /** Largest finite f16. */
 const HALF_MAX = 65504;
 

@@ -6,7 +6,7 @@
  */
 
 import { centroidWidth, type LayerShape, subWidth } from "../kernels/shape.ts";
-import { distanceBound, halfBound, isExact, scoreBound } from "./bounds.ts";
+import { distanceBound, halfBound, isExact, scoreBound, softmaxBounds, summedBound } from "./bounds.ts";
 import { type ResolvedConfig, sizeAt } from "./config.ts";
 import {
   type Codebook,
@@ -177,7 +177,7 @@ export interface SelectionCase {
 export interface BoundedScores {
   /** Coded tokens. */
   readonly n: number;
-  /** f64 `[B, H, rows, n]` */
+  /** f64 `[B, Hout, rows, n]` */
   readonly scores: Float64Array;
   /** How far the pipeline's score of coded token i can be from the exact one. */
   bound(list: number, i: number): number;
@@ -187,44 +187,81 @@ export interface BoundedScores {
 
 /** Bounds of scores that come from codes and a codebook. */
 export function boundedScores(
-  selection: Pick<SelectionCase, "config" | "codes" | "query" | "halfTables">,
+  selection: Pick<SelectionCase, "config" | "codes" | "query" | "halfTables" | "nTokens" | "initOffset">,
   codebook: Codebook,
   scores: Float64Array,
 ): BoundedScores {
-  const { config: { shape }, codes, query, halfTables } = selection;
-  const nLists = query.length / shape.headWidth;
-  const rows = nLists / (shape.batch * shape.heads);
-  const n = scores.length / nLists;
+  const { config: { shape, listShape, pooling }, codes, query, halfTables } = selection;
+  const nHeadLists = query.length / shape.headWidth;
+  const rows = nHeadLists / (shape.batch * shape.heads);
+  const n = scores.length / (listShape.batch * listShape.heads * rows);
   const magnitudes = referenceTable(shape, codebook, query, (q, c) => Math.abs(q * c));
   const operands = referenceTable(shape, codebook, query, (q, c) => Math.abs(q) + Math.abs(c));
-  const perToken = referenceScores(shape, magnitudes, codes, nLists);
+  const perToken = referenceScores(shape, magnitudes, codes, nHeadLists);
   const largest = perToken.reduce((most, value) => value > most ? value : most, 0);
-  const exact = isExact([query, codebook.centroids], largest);
+  const group = shape.heads / listShape.heads;
+  const exact = isExact([query, codebook.centroids], largest * group);
   const entries = halfTables ? referenceTable(shape, codebook, query) : undefined;
   const twins = identicalCentroids(shape, codebook, subWidth(shape));
-  const codeOf = (list: number, m: number, i: number) => {
-    const group = kvOfHead(shape, Math.floor(list / rows)) * shape.subvectors + m;
+  const codeOf = (kv: number, m: number, i: number) => {
+    const group = kv * shape.subvectors + m;
     return [group, codes[group * n + i]];
+  };
+  const sizesOf = (list: number, i: number) => {
+    const kv = kvOfHead(shape, Math.floor(list / rows));
+    let sizes = 0, halves = 0;
+    for (let m = 0; m < shape.subvectors; m++) {
+      const at = (list * shape.subvectors + m) * shape.centroids + codeOf(kv, m, i)[1];
+      sizes += operands[at];
+      if (entries) {
+        halves += halfBound(Math.abs(entries[at]) + scoreBound(shape, magnitudes[at], operands[at], exact), exact);
+      }
+    }
+    return { sizes, halves };
+  };
+  /** Of a query head's score. */
+  const headBound = (list: number, i: number) => {
+    const { sizes, halves } = sizesOf(list, i);
+    // What rounding to f16 adds is summed in f32 like the rest: doubled, that is bounded as well.
+    return scoreBound(shape, perToken[list * n + i], sizes, exact) + 2 * halves;
+  };
+  /** The lists of the query heads of a pooled list. */
+  const headLists = (list: number) =>
+    Array.from({ length: group }, (_, g) => (Math.floor(list / rows) * group + g) * rows + list % rows);
+  const softmaxes = new Map<number, Float64Array>();
+  const softmaxOf = (list: number) => {
+    let bounds = softmaxes.get(list);
+    if (!bounds) {
+      const seen = selection.nTokens - rows + 1 + list % rows, { config, initOffset } = selection;
+      const begin = Math.max(initOffset, sizeAt(config.sinkSize, seen)) - initOffset;
+      const end = seen - sizeAt(config.windowSize, seen) - initOffset;
+      const exactScores = referenceScores(shape, referenceTable(shape, codebook, query), codes, nHeadLists);
+      bounds = new Float64Array(n);
+      for (const head of headLists(list)) {
+        const own = exactScores.slice(head * n + begin, head * n + end);
+        softmaxBounds(shape, own, own.map((_, i) => headBound(head, begin + i)))
+          .forEach((bound, i) => bounds![begin + i] += bound * (1 + group * 2 ** -22));
+      }
+      softmaxes.set(list, bounds);
+    }
+    return bounds;
   };
   return {
     n,
     scores,
     bound(list, i) {
-      let sizes = 0, halves = 0;
-      for (let m = 0; m < shape.subvectors; m++) {
-        const at = (list * shape.subvectors + m) * shape.centroids + codeOf(list, m, i)[1];
-        sizes += operands[at];
-        if (entries) {
-          halves += halfBound(Math.abs(entries[at]) + scoreBound(shape, magnitudes[at], operands[at], exact), exact);
-        }
-      }
-      // What rounding to f16 adds is summed in f32 like the rest: doubled, that is bounded as well.
-      return scoreBound(shape, perToken[list * n + i], sizes, exact) + 2 * halves;
+      if (pooling === "perQueryHead") return headBound(list, i);
+      if (pooling === "groupMax") return Math.max(...headLists(list).map((head) => headBound(head, i)));
+      if (pooling === "groupSoftmax") return softmaxOf(list)[i] + group * 2 ** -23 * scores[list * n + i];
+      const sum = (of: (head: number) => number) => headLists(list).reduce((total, head) => total + of(head), 0);
+      const magnitude = sum((head) => perToken[head * n + i]), sizes = sum((head) => sizesOf(head, i).sizes);
+      return summedBound(shape, group, magnitude, sizes, exact) + 2 * sum((head) => sizesOf(head, i).halves);
     },
     identical(list, i, other) {
+      const kv = kvOfHead(listShape, Math.floor(list / rows));
       for (let m = 0; m < shape.subvectors; m++) {
-        const [group, a] = codeOf(list, m, i);
-        const b = codeOf(list, m, other)[1];
+        const [group, a] = codeOf(kv, m, i);
+        const b = codeOf(kv, m, other)[1];
         if (twins[group * shape.centroids + a] !== twins[group * shape.centroids + b]) return false;
       }
       return true;

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { pooledShape } from "../kernels/pool/pool.ts";
 import { MOST_SHORT } from "../kernels/refine/refine_list.ts";
 import { type LayerShape, MAX_ROWS, type RowShape } from "../kernels/shape.ts";
 
@@ -19,8 +20,14 @@ export type Size = number | {
 /** How distances are measured when a key is coded. "ip" adds the column √max(phi − ‖x‖², 0). */
 export type Metric = "euclidean" | "ip";
 
-/** How the query heads that share a KV head share a list. Today each has its own. */
-export type Pooling = "perQueryHead";
+/**
+ * Whether the query heads that share a KV head share a list: "perQueryHead", each has its own; else one list for all, by a
+ * pooled score: the sum of theirs ("groupSum", where heads of large norm dominate), the largest ("groupMax"), or the sum of
+ * their softmaxes of score/√D over the row's candidates ("groupSoftmax", as in PQCache).
+ */
+export type Pooling = "perQueryHead" | "groupSum" | "groupMax" | "groupSoftmax";
+
+const POOLINGS: readonly Pooling[] = ["perQueryHead", "groupSum", "groupMax", "groupSoftmax"];
 
 /** What is indexed and what is listed. Letters are those of the PQ literature. */
 export interface PqConfig {
@@ -92,8 +99,10 @@ export interface ResolvedConfig {
   readonly heavySize: Size;
   /** First coded token if it was given. */
   readonly initOffset: number | undefined;
-  /** Pooling. */
+  /** Pooling; "perQueryHead" where every query head has a KV head of its own, as then all are the same. */
   readonly pooling: Pooling;
+  /** The shape that lists have: the layer's, with as many heads as there are lists per batch and row. */
+  readonly listShape: LayerShape;
   /** R. */
   readonly refine: number;
   /** How re-ranking finds the cached keys kept. */
@@ -167,10 +176,12 @@ export function resolveConfig(config: PqConfig): ResolvedConfig {
   if (metric !== "euclidean" && metric !== "ip") {
     refuse(action, `metric must be "euclidean" or "ip"`, `metric is ${JSON.stringify(metric)}`);
   }
-  const pooling = config.pooling ?? "perQueryHead";
-  if (pooling !== "perQueryHead") {
-    refuse(action, `pooling must be "perQueryHead"`, `pooling is ${JSON.stringify(pooling)}`);
+  const given = config.pooling ?? "perQueryHead";
+  if (!POOLINGS.includes(given)) {
+    const names = POOLINGS.map((name) => JSON.stringify(name)).join(", ");
+    refuse(action, `pooling must be one of ${names}`, `pooling is ${show(given)}`);
   }
+  const pooling = heads === kvHeads ? "perQueryHead" : given;
   const initOffset = config.initOffset;
   const heavySize = validSize(action, "heavySize", config.heavySize ?? 128);
   const refine = wholeNumber(action, "refine", config.refine ?? 1, 1, MOST_SHORT);
@@ -182,12 +193,17 @@ export function resolveConfig(config: PqConfig): ResolvedConfig {
     if (headWidth % 8 !== 0 || headWidth > 256) {
       refuse(action, "re-ranking needs a headWidth that is a multiple of 8, at most 256", `headWidth is ${headWidth}`);
     }
+    if (poolsScores({ pooling })) {
+      refuse(action, 're-ranking needs pooling "perQueryHead" or "groupSum"', `pooling is ${JSON.stringify(pooling)}`);
+    }
     if (typeof heavySize === "number" && refine * heavySize > MOST_SHORT) {
       refuse(action, `refine x heavySize must be at most ${MOST_SHORT}`, `they are ${refine} x ${heavySize}`);
     }
   }
+  const shape = { batch, heads, kvHeads, headWidth, subvectors, centroids: 2 ** bits, augmented: metric === "ip" };
   return {
-    shape: { batch, heads, kvHeads, headWidth, subvectors, centroids: 2 ** bits, augmented: metric === "ip" },
+    shape,
+    listShape: pooling === "perQueryHead" ? shape : pooledShape(shape),
     metric,
     sinkSize: validSize(action, "sinkSize", config.sinkSize ?? 128),
     windowSize: validSize(action, "windowSize", config.windowSize ?? 128),
@@ -308,6 +324,16 @@ export function capacityFor(config: ResolvedConfig, leastTokens: number, rows: n
     );
   }
   return { tokens, rows, heavy, list, short, shortList: Math.min(tokens, Math.max(list, sink + short + window)) };
+}
+
+/** Whether scores are pooled one by one, so that they must be stored; sums are those of a summed query. */
+export function poolsScores({ pooling }: Pick<ResolvedConfig, "pooling">): boolean {
+  return pooling === "groupMax" || pooling === "groupSoftmax";
+}
+
+/** The config of a step whose queries were summed up: that of a layer of KV heads only. */
+export function summedConfig(config: ResolvedConfig): ResolvedConfig {
+  return { ...config, shape: config.listShape, pooling: "perQueryHead" };
 }
 
 /** The config of the step that makes shortlists. */

@@ -696,7 +696,7 @@ export class PqIndexer {
   #inTurn(selection: Selection): Selection {
     const read = () => this.#exclusive(() => selection.read());
     const assertCurrent = () => selection.assertCurrent();
-    return new Selection(this.#config.shape, selection.rows, selection, selection.buffers, read, assertCurrent);
+    return new Selection(this.#config.listShape, selection.rows, selection, selection.buffers, read, assertCurrent);
   }
 
   /** Runs `work`, and restores what it changed if it throws. */

@@ -157,6 +157,45 @@ export function referenceScores(
   return scores;
 }
 
+/**
+ * Scores of the lists that a config has: those of the query heads, or pooled over the heads of each KV head.
+ *
+ * @param scores f64 `[B, H, rows, n]`
+ * @param candidates the first and the end of a row's candidates, counted in coded tokens
+ * @returns f64 `[B, Hout, rows, n]`; with "groupSoftmax" 0 at what is no candidate
+ */
+export function referencePool(
+  { shape, pooling }: ResolvedConfig,
+  scores: Float64Array,
+  candidates: readonly (readonly [number, number])[],
+): Float64Array {
+  if (pooling === "perQueryHead") return scores;
+  const rows = candidates.length, group = shape.heads / shape.kvHeads, nKv = shape.batch * shape.kvHeads;
+  const n = scores.length / (shape.batch * shape.heads * rows);
+  const pooled = new Float64Array(nKv * rows * n);
+  for (let list = 0; list < nKv * rows; list++) {
+    const kv = Math.floor(list / rows), r = list % rows;
+    const own = Array.from({ length: group }, (_, g) => {
+      const at = ((kv * group + g) * rows + r) * n;
+      return scores.subarray(at, at + n);
+    });
+    const [begin, end] = candidates[r];
+    for (const one of own) {
+      let largest = -Infinity, total = 0;
+      for (let i = begin; i < end; i++) largest = Math.max(largest, one[i]);
+      const share = (score: number) => Math.exp((score - largest) / Math.sqrt(shape.headWidth));
+      for (let i = begin; i < end; i++) total += share(one[i]);
+      for (let i = 0; i < n; i++) {
+        const at = list * n + i;
+        if (pooling === "groupSum") pooled[at] += one[i];
+        else if (pooling === "groupMax") pooled[at] = one === own[0] ? one[i] : Math.max(pooled[at], one[i]);
+        else if (i >= begin && i < end) pooled[at] += share(one[i]) / total;
+      }
+    }
+  }
+  return pooled;
+}
+
 /** Sorts by score, best first: NaN below −∞, −0 equal to +0. Zero for a tie. */
 export function compareScores(a: number, b: number): number {
   if (Number.isNaN(a) || Number.isNaN(b)) return Number(Number.isNaN(a)) - Number(Number.isNaN(b));
@@ -174,14 +213,15 @@ export interface ReferenceKeys {
 /**
  * The tokens of a shortlist with the highest exact q·k, ties to the lower token.
  *
- * @param query f32 `[B, H, rows, D]`
+ * @param shape the shape that lists have
+ * @param query f32 or f64 `[B, Hout, rows, D]`
  * @param keys f32 `[B, Hkv, stride, D]`
  * @param count how many
  * @returns tokens, ascending
  */
 export function bestExact(
   shape: LayerShape,
-  query: Float32Array,
+  query: ArrayLike<number>,
   keys: Float32Array,
   stride: number,
   list: number,
@@ -233,11 +273,27 @@ export function referenceList(
   return [...sink, ...heavy, ...window].sort((a, b) => a - b);
 }
 
+/** Queries of the lists that a config has: its own, or with pooling the sums over the heads of each KV head. */
+export function summedQuery(
+  { shape, pooling }: Pick<ResolvedConfig, "shape" | "pooling">,
+  query: Float32Array,
+  rows: number,
+): ArrayLike<number> {
+  if (pooling === "perQueryHead") return query;
+  const each = rows * shape.headWidth, group = shape.heads / shape.kvHeads;
+  const summed = new Float64Array(query.length / group);
+  query.forEach((value, at) => {
+    const head = Math.floor(at / each);
+    summed[Math.floor(head / group) * each + at % each] += value;
+  });
+  return summed;
+}
+
 /** All lists of a step. */
 export interface ReferenceSelection {
-  /** One list per (batch, query head, row), ascending. */
+  /** One list per (batch, output head, row), ascending. */
   readonly lists: number[][];
-  /** f64 `[B, H, rows, n]`; empty if every row took the short path. */
+  /** f64 `[B, Hout, rows, n]`, pooled where the config pools; empty if every row took the short path. */
   readonly scores: Float64Array;
 }
 
@@ -270,15 +326,27 @@ export function referenceSelect(
         `${codes.length} codes for ${wanted}`,
     );
   }
+  const candidates = Array.from({ length: rows }, (_, r): [number, number] => {
+    const seen = nTokens - rows + 1 + r;
+    const begin = Math.max(initOffset, sizeAt(config.sinkSize, seen));
+    const end = Math.max(begin, seen - sizeAt(config.windowSize, seen));
+    return [begin - initOffset, end - initOffset];
+  });
   const scores = codebook
-    ? referenceScores(shape, referenceTable(shape, codebook, query), codes, nLists)
+    ? referencePool(
+      config,
+      referenceScores(shape, referenceTable(shape, codebook, query), codes, nLists),
+      candidates,
+    )
     : new Float64Array(0);
-  const n = scores.length / nLists;
-  const lists = Array.from({ length: nLists }, (_, list) => {
+  const { listShape } = config, nOut = listShape.batch * listShape.heads * rows;
+  const n = scores.length / nOut;
+  const pooledQuery = config.refine > 1 ? summedQuery(config, query, rows) : query;
+  const lists = Array.from({ length: nOut }, (_, list) => {
     const seen = nTokens - rows + 1 + list % rows;
     const refined = config.refine === 1 ? undefined : (shortlist: readonly number[], count: number) => {
       if (!cached) throw new TypeError("Cannot re-rank as there are no cached keys: give them");
-      return bestExact(shape, query, cached.keys, cached.stride, list, rows, shortlist, count);
+      return bestExact(listShape, pooledQuery, cached.keys, cached.stride, list, rows, shortlist, count);
     };
     return referenceList(config, initOffset, scores.subarray(list * n, (list + 1) * n), seen, rows, refined);
   });

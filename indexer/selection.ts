@@ -9,11 +9,11 @@ import type { LayerShape } from "../kernels/shape.ts";
 
 /** A selection on the host. */
 export interface SelectionData {
-  /** u32 `[B, H, rows, listStride]`: tokens, ascending. Entries past a list's length mean nothing. */
+  /** u32 `[B, Hout, rows, listStride]`: tokens, ascending. Entries past a list's length mean nothing. */
   readonly indices: Uint32Array;
-  /** u32 `[B, H, rows]`: tokens per list. */
+  /** u32 `[B, Hout, rows]`: tokens per list. */
   readonly lengths: Uint32Array;
-  /** f32 `[B, H, rows, weightStride]`: 1 exactly at listed tokens, else 0; if weights were asked for. */
+  /** f32 `[B, Hout, rows, weightStride]`: 1 exactly at listed tokens, else 0; if weights were asked for. */
   readonly weights?: Float32Array;
   /** Entries from one list to the next in `indices`. */
   readonly listStride: number;
@@ -23,11 +23,11 @@ export interface SelectionData {
 
 /** Buffers of the caller's that receive a selection. They stay the caller's. */
 export interface SelectionOutput {
-  /** Room for u32 `[B, H, rows, listStride]`. */
+  /** Room for u32 `[B, Hout, rows, listStride]`. */
   readonly indices: GpuInput;
-  /** Room for u32 `[B, H, rows]`. */
+  /** Room for u32 `[B, Hout, rows]`. */
   readonly lengths: GpuInput;
-  /** Room for f32 `[B, H, rows, weightStride]`; needed if the index writes weights. */
+  /** Room for f32 `[B, Hout, rows, weightStride]`; needed if the index writes weights. */
   readonly weights?: GpuInput;
   /**
    * Entries from one list to the next in `indices`; at least the longest list. A list has S + K + W tokens at
@@ -40,11 +40,11 @@ export interface SelectionOutput {
 
 /** The GPU buffers of a selection. */
 export interface SelectionBuffers {
-  /** u32 `[B, H, rows, listStride]` */
+  /** u32 `[B, Hout, rows, listStride]` */
   readonly indices: ResolvedInput;
-  /** u32 `[B, H, rows]` */
+  /** u32 `[B, Hout, rows]` */
   readonly lengths: ResolvedInput;
-  /** f32 `[B, H, rows, weightStride]` */
+  /** f32 `[B, Hout, rows, weightStride]` */
   readonly weights?: ResolvedInput;
 }
 
@@ -55,7 +55,7 @@ export interface SelectionBuffers {
 export class Selection {
   /** B. */
   readonly batch: number;
-  /** Hout: lists per batch and row; H, as every query head has its own. */
+  /** Hout: lists per batch and row; H, or Hkv where the heads of a KV head share one. */
   readonly heads: number;
   /** Query rows. */
   readonly rows: number;
@@ -109,7 +109,7 @@ export class Selection {
 /**
  * One list out of a selection on the host.
  *
- * @param list (b · H + h) · rows + r
+ * @param list (b · Hout + h) · rows + r
  * @returns tokens, ascending; a view, not a copy
  * @throws {RangeError} if there is no such list
  */

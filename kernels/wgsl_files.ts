@@ -682,6 +682,138 @@ fn zeros(
   }
 }
 `,
+  "pool/pool.wgsl": `// Shared part of the kernels that pool scores over the query heads of a KV head: a pooled list is one (batch, KV head, row).
+
+fn n_pooled() -> u32 {
+  return BATCH * KV_HEADS * params.n_rows;
+}
+
+// The list of the g-th head of a pooled list's group.
+fn list_of_head(pooled: u32, g: u32) -> u32 {
+  let kv = pooled / params.n_rows;
+  return (kv * (HEADS / KV_HEADS) + g) * params.n_rows + pooled % params.n_rows;
+}
+`,
+  "pool/pool_max.wgsl": `// pool_max: pooled_scores[kv, r, i] = max over the group's heads of scores[h, r, i]; NaN only if all are. Stage: pooling.
+//
+// scores:        f32[B, H, rows, coded_stride]
+// pooled_scores: f32[B, Hkv, rows, coded_stride]
+//
+// One invocation owns one coded token of one pooled list.
+
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read> scores: array<f32>;
+@group(0) @binding(2) var<storage, read_write> pooled_scores: array<f32>;
+
+@compute @workgroup_size(WG)
+fn pool_max(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups) * WG + lane;
+  if (ix < n_pooled() * params.n_coded) {
+    let pooled = ix / params.n_coded;
+    let i = ix % params.n_coded;
+    var best = scores[list_of_head(pooled, 0u) * params.coded_stride + i];
+    for (var g = 1u; g < HEADS / KV_HEADS; g++) {
+      let other = scores[list_of_head(pooled, g) * params.coded_stride + i];
+      best = select(best, other, rank_of(other) > rank_of(best));
+    }
+    pooled_scores[pooled * params.coded_stride + i] = best;
+  }
+}
+`,
+  "pool/pool_softmax.wgsl": `// pool_softmax: pooled_scores[kv, r, i] = sum over the group's heads h of softmax over the row's candidates of
+// scores[h, r, :] / √D, at i. Stage: pooling. Source: Zhang, Zheng, Wang, Ye, Miao et al., PQCache, 2024.
+//
+// scores:        f32[B, H, rows, coded_stride]
+// pooled_scores: f32[B, Hkv, rows, coded_stride]: written at the row's candidates
+//
+// One workgroup owns one pooled list; an invocation owns every WG-th candidate, and adds the heads upwards. Sums go from each
+// invocation's own candidates upwards, then halves of the workgroup, so in one order.
+
+override WG: u32;  // a power of two
+
+@group(0) @binding(1) var<storage, read> scores: array<f32>;
+@group(0) @binding(2) var<storage, read_write> pooled_scores: array<f32>;
+
+var<workgroup> wg_values: array<f32, WG>;  // 4 bytes per invocation
+
+fn share(score: f32, largest: f32) -> f32 {
+  return exp((score - largest) * inverseSqrt(f32(SUBVECTORS * SUB_WIDTH)));
+}
+
+@compute @workgroup_size(WG)
+fn pool_softmax(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let pooled = job_ix(workgroup_id, num_workgroups);
+  if (pooled >= n_pooled()) { return; }
+  let begin = params.rows[pooled % params.n_rows].cand_begin;
+  let end = params.rows[pooled % params.n_rows].cand_end;
+  for (var g = 0u; g < HEADS / KV_HEADS; g++) {
+    let first = list_of_head(pooled, g) * params.coded_stride;
+    var own = -3.4028234e38;
+    for (var i = begin + lane; i < end; i += WG) { own = max(own, scores[first + i]); }
+    wg_values[lane] = own;
+    workgroupBarrier();
+    for (var half = WG / 2u; half > 0u; half /= 2u) {
+      if (lane < half) { wg_values[lane] = max(wg_values[lane], wg_values[lane + half]); }
+      workgroupBarrier();
+    }
+    let largest = workgroupUniformLoad(&wg_values[0]);
+    own = 0.0;
+    for (var i = begin + lane; i < end; i += WG) { own += share(scores[first + i], largest); }
+    wg_values[lane] = own;
+    workgroupBarrier();
+    for (var half = WG / 2u; half > 0u; half /= 2u) {
+      if (lane < half) { wg_values[lane] += wg_values[lane + half]; }
+      workgroupBarrier();
+    }
+    let total = workgroupUniformLoad(&wg_values[0]);
+    for (var i = begin + lane; i < end; i += WG) {
+      let at = pooled * params.coded_stride + i;
+      var sum = 0.0;
+      if (g > 0u) { sum = pooled_scores[at]; }
+      pooled_scores[at] = sum + share(scores[first + i], largest) / total;
+    }
+  }
+}
+`,
+  "pool/sum_queries.wgsl": `// sum_queries: pooled_query[kv, r] = sum over the group's heads of query[h, r], heads upwards. Stage: pooling by sums of scores:
+// the sum of q_h·x over the heads h is (sum of q_h)·x, so a step of one summed query per KV head is all that it takes.
+//
+// query:        f32[B, H, rows, D]
+// pooled_query: f32[B, Hkv, rows, D]
+//
+// One invocation owns one value.
+
+override WG: u32;
+
+@group(0) @binding(1) var<storage, read> query: array<f32>;
+@group(0) @binding(2) var<storage, read_write> pooled_query: array<f32>;
+
+@compute @workgroup_size(WG)
+fn sum_queries(
+  @builtin(workgroup_id) workgroup_id: vec3u,
+  @builtin(num_workgroups) num_workgroups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let ix = job_ix(workgroup_id, num_workgroups) * WG + lane;
+  let row = params.n_rows * (SUBVECTORS * SUB_WIDTH);
+  if (ix < BATCH * KV_HEADS * row) {
+    let heads = HEADS / KV_HEADS;
+    let first = ix / row * heads * row + ix % row;
+    var sum = query[first];
+    for (var g = 1u; g < heads; g++) { sum += query[first + g * row]; }
+    pooled_query[ix] = sum;
+  }
+}
+`,
   "postings/cell_of.wgsl": `// Shared part of the kernels that make postings: the cell of a token. Needs codes.
 
 // The cell of the i-th coded token of a kv: the code of subvector m in bits m * CODE_BITS and up.

@@ -105,7 +105,7 @@ class ReferenceLayer implements Layer {
     const codes = this.#codes(n);
     const { lists } = referenceSelect(this.#config, codebook, codes, nTokens, query, step.initOffset, cached);
     const data = this.#pack(lists);
-    return new Selection(shape, step.rows.length, data, undefined, () => {
+    return new Selection(this.#config.listShape, step.rows.length, data, undefined, () => {
       if (generation === this.#generation) return Promise.resolve(data);
       return Promise.reject(
         new RangeError(

@@ -20,7 +20,7 @@
 
 import { candidates, candidatesBytes, TILE } from "../../kernels/score_topk/candidates.ts";
 import { merge } from "../../kernels/score_topk/merge.ts";
-import type { ResolvedConfig } from "../config.ts";
+import { poolsScores, type ResolvedConfig } from "../config.ts";
 import { E03 } from "./e03_lookup.ts";
 import { gpuPipeline, type GpuPipelineDef } from "./gpu_layer.ts";
 import type { Pipeline } from "./pipeline.ts";
@@ -29,9 +29,13 @@ const REPLACED = new Set(["score_lookup", "mask"]);
 const KERNELS = E03.kernels.filter(({ name }) => !REPLACED.has(name))
   .flatMap((kernel) => kernel.name === "topk" ? [candidates, merge] : [kernel]);
 
-/** Whether a tile is much larger than what a list takes of it: K a quarter of it at most, and no ratio. */
-export function tilePays({ heavySize }: ResolvedConfig, tile: number): boolean {
-  return typeof heavySize === "number" && heavySize <= tile / 4;
+/**
+ * Whether tiles can pick what lists take of them, and a tile is much larger than that: K a quarter of it at most, no ratio,
+ * and no scores that are pooled after they are stored.
+ */
+export function tilePays(config: ResolvedConfig, tile: number): boolean {
+  const { heavySize } = config;
+  return typeof heavySize === "number" && heavySize <= tile / 4 && !poolsScores(config);
 }
 
 /** The iteration as data, to derive others from. */

@@ -21,7 +21,7 @@ import type { Kernel } from "../../kernels/gpu/kernel.ts";
 import { candidates, candidatesBytes, TILE, TILING } from "../../kernels/score_topk/candidates.ts";
 import { mergeList } from "../../kernels/topk_list/merge_list.ts";
 import { E04, tilePays } from "./e04_fused_topk.ts";
-import { gpuPipeline, type GpuPipelineDef, kernelsOf, zerosUnlessListed } from "./gpu_layer.ts";
+import { gpuPipeline, type GpuPipelineDef, plainKernelsOf, zerosUnlessListed } from "./gpu_layer.ts";
 import type { Pipeline, PlanContext } from "./pipeline.ts";
 
 /** Kernels that make a list of candidates, with weights or without. */
@@ -48,7 +48,7 @@ export const E05: GpuPipelineDef = {
   kernelsFor: (context) =>
     tilesFit(context, candidatesBytes(context.config.shape))
       ? withList(BEFORE, list, context.weights)
-      : kernelsOf(E04, context),
+      : plainKernelsOf(E04, context),
 };
 
 /** Merge and list fused. */

@@ -20,7 +20,7 @@ import { candidates, candidatesBytes, TILING } from "../../kernels/score_topk/ca
 import type { Kernel } from "../../kernels/gpu/kernel.ts";
 import { mergeList, type MergeListOptions } from "../../kernels/topk_list/merge_list.ts";
 import { E05, tilesFit, withList } from "./e05_fused_list.ts";
-import { gpuPipeline, type GpuPipelineDef, kernelsOf } from "./gpu_layer.ts";
+import { gpuPipeline, type GpuPipelineDef, plainKernelsOf } from "./gpu_layer.ts";
 import type { Pipeline, PlanContext } from "./pipeline.ts";
 
 /** Kernels that score by `tiles` and then make lists: with coding beside the lists where a kernel may bind that much. */
@@ -48,7 +48,7 @@ export const E06: GpuPipelineDef = {
   kernelsFor: (context) =>
     tilesFit(context, candidatesBytes(context.config.shape))
       ? twoDispatches([candidates], LIST, context)
-      : kernelsOf(E05, context),
+      : plainKernelsOf(E05, context),
 };
 
 /** The whole step in two dispatches. */

@@ -31,7 +31,7 @@ import { tilePays } from "./e04_fused_topk.ts";
 import { withList } from "./e05_fused_list.ts";
 import type { Kernel } from "../../kernels/gpu/kernel.ts";
 import { E06, twoDispatches } from "./e06_fused_step.ts";
-import { gpuPipeline, type GpuPipelineDef, kernelsOf } from "./gpu_layer.ts";
+import { gpuPipeline, type GpuPipelineDef, plainKernelsOf } from "./gpu_layer.ts";
 import type { Pipeline, PlanContext } from "./pipeline.ts";
 
 /** Sizes that do well without measuring: large workgroups and long tiles, smaller ones where workgroup memory is short. */
@@ -105,7 +105,7 @@ export function tunedKernels(context: PlanContext, tuning: Tuning, entries: Entr
 /** The kernels for the default sizes; e06's where a shape or device can have none. Pure. */
 export function defaultKernels(context: PlanContext, entries: Entries = "f32"): readonly Kernel[] {
   const tuning = defaultTuning(context);
-  return canHave(context, tuning, entries) ? kernelsAt(context, tuning, entries) : kernelsOf(E06, context);
+  return canHave(context, tuning, entries) ? kernelsAt(context, tuning, entries) : plainKernelsOf(E06, context);
 }
 
 const PORTABLE: ScoreTilesOptions = {

@@ -34,7 +34,7 @@ import type { LayerShape, StepShape } from "../../kernels/shape.ts";
 import { assignPacked } from "../../kernels/quantize/assign_packed.ts";
 import { cellList, MOST_HEAVY } from "../../kernels/score_topk_list/cell_list.ts";
 import { cellStep } from "../../kernels/step/cell_step.ts";
-import { refuse } from "../config.ts";
+import { poolsScores, refuse } from "../config.ts";
 import { checkTuning, type Tuning } from "../tuning.ts";
 import { withList } from "./e05_fused_list.ts";
 import { defaultKernels as defaultTiles, E07, e07, tunedKernels as tunedTiles } from "./e07_tuned.ts";
@@ -47,8 +47,10 @@ const ACTION = "plan e08 with these sizes";
 const MANY_TOKENS = 2 ** 20;
 
 /** Whether a step by cells exists for a config, whatever the device. */
-function hasCells({ shape, sinkSize, heavySize }: PlanContext["config"]): boolean {
-  return nCells(shape) <= MOST_CELLS && typeof sinkSize === "number" && typeof heavySize === "number" &&
+function hasCells(config: PlanContext["config"]): boolean {
+  const { shape, sinkSize, heavySize } = config;
+  return !poolsScores(config) && nCells(shape) <= MOST_CELLS && typeof sinkSize === "number" &&
+    typeof heavySize === "number" &&
     heavySize <= MOST_HEAVY;
 }
 

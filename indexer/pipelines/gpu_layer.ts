@@ -7,15 +7,17 @@
 
 import { type GpuInput, type OwnedBuffer, type ResolvedInput, resolveInput } from "../../kernels/gpu/buffers.ts";
 import type { Gpu } from "../../kernels/gpu/device.ts";
-import { type BufferDef, CompiledKernel, type Kernel, type KernelView } from "../../kernels/gpu/kernel.ts";
+import { type BufferDef, CompiledKernel, type Kernel, viewed } from "../../kernels/gpu/kernel.ts";
 import { zeros } from "../../kernels/list/zeros.ts";
 import { cache } from "../../kernels/attend/attend.ts";
 import * as io from "../../kernels/layer/buffers.ts";
 import type { CodesFormat } from "../../kernels/quantize/codes.ts";
+import { POOLED, poolMax, poolSoftmax, SUMMED, sumQueries } from "../../kernels/pool/pool.ts";
 import { postedIn } from "../../kernels/postings/postings.ts";
 import { forShortlist, MOST_SHORT, refineList } from "../../kernels/refine/refine_list.ts";
+import { mask } from "../../kernels/topk/mask.ts";
 import { nLists, PARAMS_BYTES, type Posted, type RowShape, type StepShape } from "../../kernels/shape.ts";
-import { type Capacity, refuse, type ResolvedConfig, shortlistConfig } from "../config.ts";
+import { type Capacity, poolsScores, refuse, type ResolvedConfig, shortlistConfig, summedConfig } from "../config.ts";
 import type { Codebook } from "../reference.ts";
 import { PARAM_SLOTS, ParamsRing } from "./params_ring.ts";
 import { INPUTS, stridesOf } from "./plan.ts";
@@ -44,15 +46,29 @@ export interface GpuPipelineDef {
   readonly wgslFiles?: Readonly<Record<string, string>>;
 }
 
+/** The kernels of a step with neither pooling nor re-ranking, in order; with pooled scores those that store them. Pure. */
+export function plainKernelsOf(def: GpuPipelineDef, context: PlanContext): readonly Kernel[] {
+  const kernels = def.kernelsFor?.(context) ?? def.kernels;
+  return context.weights ? [...kernels, ...def.weightKernels] : kernels;
+}
+
 /** The kernels of a step, in order. Pure. */
 export function kernelsOf(def: GpuPipelineDef, context: PlanContext): readonly Kernel[] {
+  if (context.config.pooling === "groupSum") {
+    const summed = kernelsOf(def, { ...context, config: summedConfig(context.config) });
+    return [sumQueries, ...summed.map((kernel) => viewed(kernel, SUMMED))];
+  }
+  if (poolsScores(context.config)) {
+    const kernels = plainKernelsOf(def, context), scored = kernels.findIndex(({ name }) => name === mask.name);
+    const pool = context.config.pooling === "groupMax" ? poolMax : poolSoftmax;
+    return [...kernels.slice(0, scored), pool, ...kernels.slice(scored).map((kernel) => viewed(kernel, POOLED))];
+  }
   if (context.config.refine > 1) {
     const short = { ...context, config: shortlistConfig(context.config), weights: false };
     const refine = refineFor(context);
-    return [...kernelsOf(def, short).map(forShortlist), ...(context.weights ? [zerosUnlessListed] : []), refine];
+    return [...plainKernelsOf(def, short).map(forShortlist), ...(context.weights ? [zerosUnlessListed] : []), refine];
   }
-  const kernels = def.kernelsFor?.(context) ?? def.kernels;
-  return context.weights ? [...kernels, ...def.weightKernels] : kernels;
+  return plainKernelsOf(def, context);
 }
 
 /** Clears all weights where the lists before cannot tell what to clear. */
@@ -97,11 +113,14 @@ const MAX_KEY_BYTES = 32 * 2 ** 20;
 /** What holds for a step that goes on from the one before it. */
 const GOES_ON = { clearsPrevious: true, posts: false };
 
+/** How some of the kernels see a step; undefined where they see it as it is. */
+type StepView = ((step: StepShape) => StepShape) | undefined;
+
 /** A step with its inputs and outputs resolved to buffers. */
 interface BoundStep {
   readonly shape: StepShape;
   /** Where the `Params` of a kernel's view of the step are. */
-  readonly params: (view: KernelView | undefined) => { readonly buffer: GPUBuffer; readonly offset: number };
+  readonly params: (view: StepView) => { readonly buffer: GPUBuffer; readonly offset: number };
   readonly buffer: (name: string) => ResolvedInput;
 }
 
@@ -116,7 +135,7 @@ export class GpuLayer implements Layer {
   readonly #writesWeights: boolean;
   /** The `Params` of steps as they are, then as each of the kernels' views sees them. */
   readonly #params: readonly {
-    readonly view: KernelView | undefined;
+    readonly view: StepView;
     readonly owned: OwnedBuffer;
     readonly ring: ParamsRing;
   }[];
@@ -139,7 +158,7 @@ export class GpuLayer implements Layer {
     context: LayerContext,
     gpu: Gpu,
     kernels: readonly CompiledKernel[],
-    params: readonly (readonly [KernelView | undefined, OwnedBuffer])[],
+    params: readonly (readonly [StepView, OwnedBuffer])[],
     slotBytes: number,
     nothing: OwnedBuffer,
   ) {
@@ -168,8 +187,7 @@ export class GpuLayer implements Layer {
     const alignment = gpu.limits.minUniformBufferOffsetAlignment;
     const slotBytes = Math.ceil(PARAMS_BYTES / alignment) * alignment;
     const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
-    // A view that only renames or narrows the layer's shape sees the step as it is.
-    const views = new Set(list.map(({ view }) => view?.step && view));
+    const views = new Set(list.map(({ view }): StepView => view?.step));
     const params = await Promise.all(
       [...views].map(async (view) => [view, await gpu.allocate("params", slotBytes * PARAM_SLOTS, usage)] as const),
     );
@@ -204,6 +222,11 @@ export class GpuLayer implements Layer {
     for (const kernel of this.#kernels) kernel.forgetBuffers();
   }
 
+  /** An output at the shape that lists have. */
+  #output(def: BufferDef): BufferDef {
+    return { ...def, elements: (_, step) => def.elements(this.#config.listShape, step) };
+  }
+
   /** Bytes of every buffer at a capacity, by name. */
   #sizes(capacity: Capacity): Map<string, number> {
     for (const { kernel } of this.#kernels) {
@@ -220,7 +243,8 @@ export class GpuLayer implements Layer {
     const full = this.#stepAt(capacity);
     const limit = this.#gpu.limits.maxStorageBufferBindingSize;
     const sizes = new Map<string, number>();
-    const always = [io.centroids, io.phi, io.indices, io.lengths, ...(this.#writesWeights ? [io.weights] : [])];
+    const outputs = [io.indices, io.lengths, ...(this.#writesWeights ? [io.weights] : [])];
+    const always = [io.centroids, io.phi, ...outputs.map((def) => this.#output(def))];
     for (const def of [...always, ...this.#kernels.flatMap(({ kernel }) => kernel.buffers)]) {
       if (INPUTS.has(def.name)) continue;
       const bytes = 4 * Math.max(4, def.elements(this.#config.shape, full)); // never less than one vec4
@@ -376,10 +400,10 @@ export class GpuLayer implements Layer {
     const bound = this.#bind(step);
     for (const kernel of this.#kernels) {
       if (typeof target !== "function") {
-        kernel.record(target, bound.shape, bound.params(kernel.kernel.view), bound.buffer);
+        kernel.record(target, bound.shape, bound.params(kernel.kernel.view?.step), bound.buffer);
       } else if (kernel.kernel.work(kernel.shape, bound.shape).workgroups > 0) {
         const pass = target(kernel.kernel.name);
-        kernel.record(pass, bound.shape, bound.params(kernel.kernel.view), bound.buffer);
+        kernel.record(pass, bound.shape, bound.params(kernel.kernel.view?.step), bound.buffer);
         pass.end();
       }
     }
@@ -404,7 +428,7 @@ export class GpuLayer implements Layer {
       if (!onCpu.has(kernel.name)) {
         await this.#gpu.submit(kernel.name, (encoder) => {
           const pass = encoder.beginComputePass({ label: kernel.name });
-          compiled.record(pass, bound.shape, bound.params(kernel.view), bound.buffer);
+          compiled.record(pass, bound.shape, bound.params(kernel.view?.step), bound.buffer);
           pass.end();
         });
         continue;
@@ -462,9 +486,9 @@ export class GpuLayer implements Layer {
     if (step.keys) take(cache("keys", { elements: this.#config.refineElements }), step.keys);
     if (step.out) {
       this.#checkOutput(step, shape);
-      take(io.indices, step.out.indices);
-      take(io.lengths, step.out.lengths);
-      if (this.#writesWeights) take(io.weights, step.out.weights);
+      take(this.#output(io.indices), step.out.indices);
+      take(this.#output(io.lengths), step.out.lengths);
+      if (this.#writesWeights) take(this.#output(io.weights), step.out.weights);
       refuseOverlaps(given);
     }
     return given;
@@ -479,11 +503,11 @@ export class GpuLayer implements Layer {
     if (!step.out && step.rows.length > 0) this.#listed = layoutOf(step.rows.length, shape);
     const placed = this.#params.map(({ view, owned: { buffer }, ring }) => ({
       view,
-      at: { buffer, offset: ring.place(view?.step?.(shape) ?? shape, PARAM_SLOTS - this.#waiting) },
+      at: { buffer, offset: ring.place(view?.(shape) ?? shape, PARAM_SLOTS - this.#waiting) },
     }));
     return {
       shape,
-      params: (view) => placed.find((one) => one.view === (view?.step && view))!.at,
+      params: (view) => placed.find((one) => one.view === view)!.at,
       buffer: (name) => {
         const input = given.get(name);
         if (input) return input;
@@ -515,7 +539,7 @@ export class GpuLayer implements Layer {
   #selection(bound: BoundStep, step: LayerStep): Selection | undefined {
     if (step.rows.length === 0) return undefined;
     const { listStride, weightStride } = bound.shape;
-    const lists = nLists(this.#config.shape, bound.shape);
+    const { listShape } = this.#config, lists = nLists(listShape, bound.shape);
     const buffers: SelectionBuffers = {
       indices: bound.buffer(io.indices.name),
       lengths: bound.buffer(io.lengths.name),
@@ -542,7 +566,7 @@ export class GpuLayer implements Layer {
         weightStride,
       };
     };
-    return new Selection(this.#config.shape, step.rows.length, bound.shape, buffers, read, assertCurrent);
+    return new Selection(listShape, step.rows.length, bound.shape, buffers, read, assertCurrent);
   }
 
   destroy(): void {

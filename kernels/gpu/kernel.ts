@@ -98,9 +98,10 @@ export interface KernelView {
 /** A kernel that works on another view of a layer: a part of a larger step. */
 export function viewed(kernel: Kernel, view: KernelView): Kernel {
   const { shape: shapeOf = (shape) => shape, step: stepOf = (step) => step, names = {} } = view;
+  const inner = kernel.view?.step;
   return {
     ...kernel,
-    view,
+    view: { ...view, step: inner && view.step ? (step) => inner(stepOf(step)) : inner ?? view.step },
     buffers: kernel.buffers.map((use, ix) => ({
       ...use,
       name: names[use.name] ?? use.name,

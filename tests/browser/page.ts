@@ -120,11 +120,17 @@ async function compileAll(gpu: Gpu): Promise<Pick<Report, "texts" | "without" | 
   }
   for (const metric of ["euclidean", "ip"] as const) {
     for (const heavySize of [64, 4096, { ratio: 0.1 }]) {
-      const config = resolveConfig({ ...CONFIG, metric, heavySize });
-      for (const device of devices(gpu)) {
-        for (const weights of [false, true]) {
-          for (const pipeline of PIPELINES) {
-            for (const kernel of pipeline.kernelsFor({ config, device, weights })) await compile(kernel);
+      const plain = { ...CONFIG, metric, heavySize };
+      const configs: PqConfig[] = [plain, { ...plain, pooling: "groupMax" }, { ...plain, pooling: "groupSoftmax" }];
+      if (heavySize === 64) {
+        configs.push({ ...plain, refine: 4 }, { ...plain, refine: 2, refineElements: "f16", pooling: "groupSum" });
+      }
+      for (const config of configs.map(resolveConfig)) {
+        for (const device of devices(gpu)) {
+          for (const weights of [false, true]) {
+            for (const pipeline of PIPELINES) {
+              for (const kernel of pipeline.kernelsFor({ config, device, weights })) await compile(kernel);
+            }
           }
         }
       }

@@ -5,6 +5,8 @@ import { assign } from "../../kernels/quantize/assign.ts";
 import { concat } from "../../kernels/list/concat.ts";
 import { attendMerge, attendParts } from "../../kernels/attend/attend.ts";
 import { gather } from "../../kernels/score/gather.ts";
+import { poolMax, poolSoftmax, sumQueries } from "../../kernels/pool/pool.ts";
+import { refineList } from "../../kernels/refine/refine_list.ts";
 import { mask } from "../../kernels/topk/mask.ts";
 import { mostStart, PART, STATE, STATE_WORDS, TILE } from "../../kernels/train/train.ts";
 import { trainingKernels } from "../../kernels/train/training.ts";
@@ -31,11 +33,13 @@ const TRAINING: Kernel[] = (["f32", "f16"] as const).flatMap((elements) => {
   const { start, iteration } = trainingKernels({ elements, tolerance: 0, startInvocations: 64 });
   return [...start, ...iteration];
 });
+const REFINING: Kernel[] = (["f32", "f16"] as const).flatMap((elements) =>
+  [false, true].map((weights) => refineList({ elements, weights, mostShort: 20, invocations: 64, subgroupSize: 0 }))
+);
+const OTHERS: Kernel[] = [...ATTENTION, ...TRAINING, ...REFINING, sumQueries, poolMax, poolSoftmax, widenKeys];
 const KERNELS: Kernel[] = [
   ...new Set(PIPELINES.flatMap((pipeline) => pipeline.kernels)),
-  ...ATTENTION,
-  ...TRAINING,
-  widenKeys,
+  ...OTHERS,
 ];
 const FILES = {
   "a.wgsl": "enable f16;\nfn a() {}\n",
@@ -115,7 +119,7 @@ Deno.test("constants of the training that WGSL and host share are equal", () => 
 });
 
 Deno.test("every WGSL file is a part of some kernel", () => {
-  const used = new Set<string>([...ATTENTION, ...TRAINING, widenKeys].flatMap((kernel) => kernel.wgsl));
+  const used = new Set<string>(OTHERS.flatMap((kernel) => kernel.wgsl));
   const config = resolveConfig({ heads: 2, headWidth: 64 });
   for (const pipeline of PIPELINES) {
     for (const weights of [false, true]) {

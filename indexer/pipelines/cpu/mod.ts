@@ -9,11 +9,13 @@
 import { CODE_KEYS, type CpuBuffers, type JobKind, MAKE_LIST, STEP_FIELDS } from "./jobs.ts";
 import { Pool, sharedPool, WorkerError } from "./pool.ts";
 import { centroidWidth, MAX_ROWS, ROW_FIELDS, subWidth } from "../../../kernels/shape.ts";
-import { type Capacity, type ResolvedConfig, shortlistConfig } from "../../config.ts";
+import { type Capacity, poolsScores, type ResolvedConfig, shortlistConfig, summedConfig } from "../../config.ts";
 import type { Codebook } from "../../reference.ts";
 import { Selection, type SelectionData } from "../../selection.ts";
 import { hostArray, type Layer, type LayerContext, type LayerStep, type Pipeline } from "../pipeline.ts";
+import { e00 } from "../e00_reference.ts";
 import { RefinedLayer } from "./refined.ts";
+import { SummedLayer } from "./summed.ts";
 
 /** Options of {@linkcode cpuPipeline}. */
 export interface CpuOptions {
@@ -38,6 +40,10 @@ export function cpuPipeline(options: CpuOptions = {}): Pipeline {
     kernelsFor: () => [],
     create: async (context: LayerContext) => {
       const { config, weights } = context, pool = await poolFor(options.threads);
+      if (poolsScores(config)) return e00.create(context); // no fast path: the reference's
+      if (config.pooling === "groupSum") {
+        return new SummedLayer(await cpuPipeline(options).create({ ...context, config: summedConfig(config) }), config);
+      }
       if (config.refine === 1) return new CpuLayer(context, pool);
       const short = new CpuLayer({ ...context, config: shortlistConfig(config), weights: false }, pool);
       return new RefinedLayer(short, config, weights);
