@@ -7,7 +7,7 @@
 
 import { fileURLToPath } from "node:url";
 import { Gpu } from "../kernels/gpu/device.ts";
-import { type Metric, type PqConfig, resolveConfig } from "../indexer/config.ts";
+import { type Pooling, POOLINGS, poolsScores, type PqConfig, resolveConfig } from "../indexer/config.ts";
 import { trainCentroids } from "../indexer/kmeans.ts";
 import { CPU_PIPELINE, DEFAULT_PIPELINE } from "../indexer/pipelines/mod.ts";
 import { MOST_SHORT } from "../kernels/refine/refine_list.ts";
@@ -57,6 +57,16 @@ export function integersOf(args: Arguments, flag: string, least: number, most: n
   });
 }
 
+/** The ways of pooling that a flag names. */
+function poolingsOf(args: Arguments): Pooling[] {
+  return args.text("pooling")!.split(",").map((name) => {
+    if (!POOLINGS.includes(name as Pooling)) {
+      throw new UsageError(`Cannot use --pooling ${name} as each must be one of ${POOLINGS.join(", ")}`);
+    }
+    return name as Pooling;
+  });
+}
+
 /** Loads what the flags name. */
 async function setupFrom(args: Arguments): Promise<QualitySetup> {
   const sinkSize = args.integer("sink", 0, 2 ** 20), windowSize = args.integer("window", 0, 2 ** 20);
@@ -86,7 +96,7 @@ async function qualityProvenance(
 /** The config of an index over a setup's capture. */
 export function configFor(
   { capture, sinkSize, windowSize }: QualitySetup,
-  rest: { subvectors: number; bits: number; heavySize: number; metric?: Metric; refine?: number },
+  rest: Pick<PqConfig, "metric" | "refine" | "pooling"> & { subvectors: number; bits: number; heavySize: number },
 ): PqConfig {
   const { heads, kvHeads, headWidth } = capture;
   return { heads, kvHeads, headWidth, sinkSize, windowSize, ...rest };
@@ -133,7 +143,10 @@ export async function measureQuality(
     const query = capture.steps - steps + step, token = prompt + step;
     const selection = await index.step(queryOf(capture, query), keysOf(capture, token, token + 1), options);
     const data = await selection.read();
-    meter.add(query, index.tokens, Array.from(data.lengths, (_, list) => listOf(data, list)));
+    // A pooled list is that of all heads of its group.
+    const group = capture.heads / selection.heads;
+    const lists = Array.from({ length: capture.heads }, (_, head) => listOf(data, Math.floor(head / group)));
+    meter.add(query, index.tokens, lists);
   }
   return { all: meter.result(), byHead: meter.resultsByHead() };
 }
@@ -143,6 +156,11 @@ export const GRID_FLAGS = {
   ...QUALITY_FLAGS,
   subvectors: { value: "M,…", help: "subvectors per key", default: "2,4,8" },
   bits: { value: "N,…", help: "bits per code, 1 to 8", default: "4,6,8" },
+  pooling: {
+    value: "NAME,…",
+    help: "lists of query heads (perQueryHead), or shared by a KV head's: groupSum, groupMax, groupSoftmax",
+    default: "perQueryHead",
+  },
   refine: { value: "R,…", help: "heavy tokens are the best by exact score of R·K; 1: no re-ranking", default: "1,4" },
 } as const satisfies Record<string, Flag>;
 
@@ -153,6 +171,7 @@ export interface GridRow {
   readonly heavySize: number;
   /** R. */
   readonly refine: number;
+  readonly pooling: Pooling;
   /** Bits that the codes of a key say, per KV head. */
   readonly bitsPerKey: number;
   /** Bytes that they take as they are stored, a byte per code. */
@@ -179,10 +198,14 @@ export async function beginRun(
   return { setup, progress };
 }
 
-/** Goes over M × bits × K × R; a codebook serves all K and R. R·K that are too many are left out. */
+/**
+ * Goes over M × bits × K × R × pooling; a codebook serves all K, R and poolings. R·K that are too many, and re-ranking of scores
+ * that are pooled one by one, are left out.
+ */
 export async function runGrid(args: Arguments, withValues: boolean): Promise<{ setup: QualitySetup; rows: GridRow[] }> {
   const all = integersOf(args, "subvectors", 1, 4096), bits = integersOf(args, "bits", 1, 8);
   const heavies = integersOf(args, "heavy", 0, 4096), refines = integersOf(args, "refine", 1, 4096);
+  const poolings = poolingsOf(args);
   const { setup, progress } = await beginRun(args, all);
   const values = withValues ? await loadValues(setup.path, setup.capture) : undefined;
   const rows: GridRow[] = [];
@@ -193,22 +216,13 @@ export async function runGrid(args: Arguments, withValues: boolean): Promise<{ s
       const one = configFor(setup, { subvectors, bits: each, heavySize: 1 });
       const codebook = trainOn(setup, one, setup.capture.tokens - setup.steps);
       for (const heavySize of heavies) {
-        for (const refine of refines) {
-          progress.update(done++, all.length * bits.length * heavies.length * refines.length);
-          if (refine > 1 && refine * heavySize > MOST_SHORT) continue;
-          const config = configFor(setup, { subvectors, bits: each, heavySize, refine });
+        for (const [refine, pooling] of refines.flatMap((refine) => poolings.map((name) => [refine, name] as const))) {
+          progress.update(done++, all.length * bits.length * heavies.length * refines.length * poolings.length);
+          if (refine > 1 && (refine * heavySize > MOST_SHORT || poolsScores({ pooling }))) continue;
+          const config = configFor(setup, { subvectors, bits: each, heavySize, refine, pooling });
           const { all: quality, byHead } = await measureQuality(setup, config, codebook, values);
-          const bitsPerKey = subvectors * each;
-          rows.push({
-            subvectors,
-            bits: each,
-            heavySize,
-            refine,
-            bitsPerKey,
-            bytesPerKey: subvectors,
-            quality,
-            byHead,
-          });
+          const about = { subvectors, bits: each, heavySize, refine, pooling };
+          rows.push({ ...about, bitsPerKey: subvectors * each, bytesPerKey: subvectors, quality, byHead });
         }
       }
     }

@@ -17,7 +17,7 @@ import { CompiledKernel, type Kernel } from "../kernels/gpu/kernel.ts";
 import { attendMerge, type AttendOptions, attendParts, output, partial } from "../kernels/attend/attend.ts";
 import { query as QUERY } from "../kernels/layer/buffers.ts";
 import { type LayerShape, MAX_ROWS, nLists, PARAMS_BYTES, type RowShape, type StepShape } from "../kernels/shape.ts";
-import { knowOptions, refuse } from "./config.ts";
+import { knowOptions, refuse, show } from "./config.ts";
 import { PARAM_SLOTS, ParamsRing } from "./pipelines/params_ring.ts";
 import type { Selection } from "./selection.ts";
 
@@ -35,6 +35,11 @@ export interface AttentionOptions {
   readonly elements?: "f32" | "f16";
   /** Whether a selection's dense weights multiply: as log-weights, 0 excludes. Default false: all that is listed counts alike. */
   readonly weights?: boolean;
+  /**
+   * Lists per batch and row of its selections: `heads` (the default), or `kvHeads` for an index that pools, whose lists all
+   * heads of a KV head attend to.
+   */
+  readonly listHeads?: number;
   /** The caller's device. Default: the library's own. */
   readonly device?: GPUDevice;
 }
@@ -77,6 +82,7 @@ const CREATE_OPTIONS: readonly (keyof AttentionOptions)[] = [
   "headWidth",
   "elements",
   "weights",
+  "listHeads",
   "device",
 ];
 
@@ -145,6 +151,7 @@ export class Attention {
   static async create(options: AttentionOptions): Promise<Attention> {
     knowOptions("create attention", options, CREATE_OPTIONS);
     const { batch = 1, heads, kvHeads = heads, headWidth, elements = "f32", weights = false, device } = options;
+    const { listHeads = heads } = options;
     const action = "create attention";
     for (const [name, value] of Object.entries({ batch, heads, kvHeads, headWidth })) {
       if (!Number.isInteger(value) || value < 1) {
@@ -153,6 +160,9 @@ export class Attention {
     }
     if (heads % kvHeads !== 0) {
       refuse(action, "kvHeads must divide heads", `heads is ${heads}, kvHeads is ${kvHeads}`);
+    }
+    if (listHeads !== heads && listHeads !== kvHeads) {
+      refuse(action, "listHeads must be heads or kvHeads", `listHeads is ${show(listHeads)}`);
     }
     if (headWidth % 8 !== 0 || headWidth > 256) {
       refuse(action, "headWidth must be a multiple of 8, at most 256", `headWidth is ${headWidth}`);
@@ -164,7 +174,7 @@ export class Attention {
     const shape: LayerShape = { batch, heads, kvHeads, headWidth, subvectors: 1, centroids: 1, augmented: false };
     const { limits, subgroupSize } = gpu;
     const most = Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX);
-    const at = (invocations: number) => ({ elements, weights, invocations, subgroupSize });
+    const at = (invocations: number) => ({ elements, weights, listHeads, invocations, subgroupSize });
     const fits = (invocations: number) =>
       invocations <= most &&
       attendParts({ ...at(invocations), tokens: "listed" }).plan(shape).workgroupBytes <=
@@ -371,7 +381,7 @@ export class Attention {
   #check(step: AttentionStep): number {
     knowOptions(ACTION, step, STEP_OPTIONS);
     const { stride, tokens, selection, keys, values } = step;
-    const { batch, heads } = this.shape;
+    const { batch } = this.shape, heads = this.#options.listHeads!;
     const rows = selection?.rows ?? step.rows ?? 1;
     if (step.rows !== undefined && step.rows !== rows) {
       refuse(ACTION, "rows must be the selection's", `rows is ${step.rows}, the selection has ${rows}`);
@@ -393,7 +403,7 @@ export class Attention {
     if (selection.batch !== batch || selection.heads !== heads) {
       refuse(
         ACTION,
-        `the selection must have ${batch} x ${heads} lists per row`,
+        `the selection must have ${batch} x ${heads} lists per row (see listHeads)`,
         `it has ${selection.batch} x ${selection.heads}`,
       );
     }

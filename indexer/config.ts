@@ -27,7 +27,8 @@ export type Metric = "euclidean" | "ip";
  */
 export type Pooling = "perQueryHead" | "groupSum" | "groupMax" | "groupSoftmax";
 
-const POOLINGS: readonly Pooling[] = ["perQueryHead", "groupSum", "groupMax", "groupSoftmax"];
+/** Every way of pooling. */
+export const POOLINGS: readonly Pooling[] = ["perQueryHead", "groupSum", "groupMax", "groupSoftmax"];
 
 /** What is indexed and what is listed. Letters are those of the PQ literature. */
 export interface PqConfig {

@@ -226,20 +226,28 @@ fn listed_token(list_ix: u32, at: u32) -> u32 {
   return at;
 }
 `,
-  "attend/listed.wgsl": `// Attention over the tokens of lists. Bindings are this part's.
+  "attend/listed.wgsl": `// Attention over the tokens of lists, one per query head or one for the heads of a KV head. Bindings are this part's.
 //
-// indices: u32[B, H, rows, list_stride]
-// lengths: u32[B, H, rows]
+// indices: u32[B, LIST_HEADS, rows, list_stride]
+// lengths: u32[B, LIST_HEADS, rows]
+
+override LIST_HEADS: u32;  // H, or a divisor of it
+
+// Which list query head and row \`list_ix\` attend to.
+fn shared_list(list_ix: u32) -> u32 {
+  if (LIST_HEADS == HEADS) { return list_ix; }
+  return list_ix / params.n_rows / (HEADS / LIST_HEADS) * params.n_rows + list_ix % params.n_rows;
+}
 
 @group(0) @binding(6) var<storage, read> indices: array<u32>;
 @group(0) @binding(7) var<storage, read> lengths: array<u32>;
 
 fn list_length(list_ix: u32) -> u32 {
-  return min(lengths[list_ix], params.list_stride);
+  return min(lengths[shared_list(list_ix)], params.list_stride);
 }
 
 fn listed_token(list_ix: u32, at: u32) -> u32 {
-  return min(indices[list_ix * params.list_stride + at], params.key_stride - 1u);
+  return min(indices[shared_list(list_ix) * params.list_stride + at], params.key_stride - 1u);
 }
 `,
   "attend/reduce_shared.wgsl": `// Maximum and sum over a workgroup, through workgroup memory, halving. Needs WG, a power of two. In uniform control flow
@@ -273,12 +281,12 @@ fn weight_of(list_ix: u32, token: u32) -> f32 {
 `,
   "attend/weighted.wgsl": `// Attention whose tokens carry weights: exp(score) is multiplied by them, and 0 excludes. The binding is this part's.
 //
-// weights: f32[B, H, rows, weight_stride]
+// weights: f32[B, LIST_HEADS, rows, weight_stride]
 
 @group(0) @binding(8) var<storage, read> weights: array<f32>;
 
 fn weight_of(list_ix: u32, token: u32) -> f32 {
-  return weights[list_ix * params.weight_stride + token];
+  return weights[shared_list(list_ix) * params.weight_stride + token];
 }
 `,
   "layer/columns.wgsl": `// Shared part of everything that sums over the columns of a subvector. All kernels add up in one order,

@@ -22,12 +22,12 @@ if (import.meta.main) {
     const { setup, rows } = await runGrid(args, true);
     console.log(`${setup.input}: ${setup.steps} steps, sink ${setup.sinkSize}, window ${setup.windowSize}\n`);
     const line = (cells: readonly (string | number)[]) =>
-      cells.map((cell, ix) => String(cell).padStart([3, 6, 6, 4, 12, 14, 16, 12][ix])).join("");
-    console.log(bold(line(["M", "bits", "K", "R", "error", "exact top K", "sink + window", "cosine"])));
-    for (const { subvectors, bits, heavySize, refine, quality } of rows) {
+      cells.map((cell, ix) => String(cell).padStart([3, 6, 6, 4, 14, 12, 14, 16, 12][ix])).join("");
+    console.log(bold(line(["M", "bits", "K", "R", "pooling", "error", "exact top K", "sink + window", "cosine"])));
+    for (const { subvectors, bits, heavySize, refine, pooling, quality } of rows) {
       const { listError, exactError, windowError, listCosine } = quality;
       const shares = [listError, exactError, windowError].map(percent);
-      console.log(line([subvectors, bits, heavySize, refine, ...shares, listCosine.toFixed(4)]));
+      console.log(line([subvectors, bits, heavySize, refine, pooling, ...shares, listCosine.toFixed(4)]));
     }
     console.log(
       "\nerror: |o - o_dense| / |o_dense| of the attention output, mean of all heads and steps; exact\n" +
@@ -36,10 +36,10 @@ if (import.meta.main) {
     await writeRows(args, setup, rows);
     const least = Math.min(...rows.map(({ heavySize }) => heavySize)); // one K, so that lines differ in little
     const points = rows.filter(({ heavySize }) => heavySize === least).map(
-      ({ subvectors, refine, bitsPerKey, quality }) => ({
+      ({ subvectors, refine, pooling, bitsPerKey, quality }) => ({
         x: bitsPerKey,
         y: quality.listError,
-        line: `M ${subvectors}, R ${refine}`,
+        line: `M ${subvectors}, R ${refine}${pooling === "perQueryHead" ? "" : `, ${pooling}`}`,
       }),
     );
     const subtitle = [`${setup.input}, ${setup.steps} steps, K ${least}`];

@@ -1,5 +1,5 @@
 /**
- * How much attention a selection keeps, over M × bits × K × R: `deno task recall`.
+ * How much attention a selection keeps, over M × bits × K × R × pooling: `deno task recall`.
  *
  * @module
  */
@@ -25,12 +25,12 @@ if (import.meta.main) {
       `${setup.input}: ${setup.steps} steps, sink ${setup.sinkSize}, window ${setup.windowSize}; means of all lists\n`,
     );
     const line = (cells: readonly (string | number)[]) =>
-      cells.map((cell, ix) => String(cell).padStart([3, 6, 6, 4, 10, 10, 12, 12, 12][ix])).join("");
-    console.log(bold(line(["M", "bits", "K", "R", "bits/key", "recall", "mass kept", "most", "recovered"])));
-    for (const { subvectors, bits, heavySize, refine, bitsPerKey, quality } of rows) {
+      cells.map((cell, ix) => String(cell).padStart([3, 6, 6, 4, 14, 10, 10, 12, 12, 12][ix])).join("");
+    console.log(bold(line(["M", "bits", "K", "R", "pooling", "bits/key", "recall", "mass kept", "most", "recovered"])));
+    for (const { subvectors, bits, heavySize, refine, pooling, bitsPerKey, quality } of rows) {
       const { recall, listMass, exactMass, recovered } = quality;
       const shares = [recall, listMass, exactMass, recovered].map(percent);
-      console.log(line([subvectors, bits, heavySize, refine, bitsPerKey, ...shares]));
+      console.log(line([subvectors, bits, heavySize, refine, pooling, bitsPerKey, ...shares]));
     }
     console.log(
       "\nrecall: of the exact top K; mass kept: attention on sink, heavy and window; most: with the\n" +
@@ -42,10 +42,10 @@ if (import.meta.main) {
     const heavies = [...new Set(rows.map(({ heavySize }) => heavySize))].sort((a, b) => a - b);
     const middle = heavies[Math.floor((heavies.length - 1) / 2)];
     const points = rows.filter(({ heavySize }) => heavySize === middle).map(
-      ({ subvectors, refine, bitsPerKey, quality }) => ({
+      ({ subvectors, refine, pooling, bitsPerKey, quality }) => ({
         x: bitsPerKey,
         y: quality.recovered,
-        line: `M ${subvectors}, R ${refine}`,
+        line: `M ${subvectors}, R ${refine}${pooling === "perQueryHead" ? "" : `, ${pooling}`}`,
       }),
     ).filter(({ y }) => !Number.isNaN(y));
     const heading = {

@@ -18,6 +18,8 @@ export interface AttendOptions {
   readonly tokens: "listed" | "all";
   /** Whether the lists' tokens carry weights. */
   readonly weights: boolean;
+  /** Lists per batch and row: as many as query heads (the default), or KV heads. */
+  readonly listHeads?: number;
   /** Invocations per workgroup, and tokens per part: a power of two from 64 on. */
   readonly invocations: number;
   /** Invocations per subgroup where they are used, a power of two; 0 for the portable path. */
@@ -64,18 +66,34 @@ const overrides = (shape: LayerShape, part: number, invocations: number) => ({
   WG: invocations,
 });
 
+/** What a selection has per list. */
+function shared(def: BufferDef, { listHeads }: AttendOptions): BufferDef {
+  return {
+    ...def,
+    elements: (shape, step) => def.elements({ ...shape, heads: listHeads ?? shape.heads }, step),
+  };
+}
+
 /** Numbers from two bytes each. */
 export function halves(words: ArrayLike<number>): Float32Array {
   return Float32Array.from(new Float16Array(Uint32Array.from(words).buffer));
 }
 
 /** The tokens of a list with their weights, as the options say. */
-function tokensOf(options: AttendOptions, step: StepShape, buffers: HostBuffers, list: number): [number, number][] {
+function tokensOf(
+  options: AttendOptions,
+  { heads }: LayerShape,
+  step: StepShape,
+  buffers: HostBuffers,
+  list: number,
+): [number, number][] {
   const all = options.tokens === "all";
-  const length = all ? step.rows[list % step.rows.length].nTokens : buffers.lengths[list];
+  const rows = step.rows.length, group = heads / (options.listHeads ?? heads);
+  const shared = Math.floor(Math.floor(list / rows) / group) * rows + list % rows;
+  const length = all ? step.rows[list % rows].nTokens : buffers.lengths[shared];
   return Array.from({ length }, (_, j) => {
-    const token = all ? j : buffers.indices[list * step.listStride + j];
-    return [token, options.weights ? buffers.weights[list * step.weightStride + token] : 1];
+    const token = all ? j : buffers.indices[shared * step.listStride + j];
+    return [token, options.weights ? buffers.weights[shared * step.weightStride + token] : 1];
   });
 }
 
@@ -105,11 +123,17 @@ export function attendParts(options: AttendOptions): Kernel {
       reads(cache("values", options)),
       writes(partial(options)),
       writes(output),
-      ...(options.tokens === "all" ? [] : [{ ...reads(indices), binding: 6 }, { ...reads(lengths), binding: 7 }]),
-      ...(options.weights ? [{ ...reads(weights), binding: 8 }] : []),
+      ...(options.tokens === "all" ? [] : [
+        { ...reads(shared(indices, options)), binding: 6 },
+        { ...reads(shared(lengths, options)), binding: 7 },
+      ]),
+      ...(options.weights ? [{ ...reads(shared(weights, options)), binding: 8 }] : []),
     ],
     plan: (shape) => ({
-      overrides: overrides(shape, invocations, invocations),
+      overrides: {
+        ...overrides(shape, invocations, invocations),
+        ...(options.tokens === "all" ? {} : { LIST_HEADS: options.listHeads ?? shape.heads }),
+      },
       invocations,
       workgroupBytes: invocations * (12 + shape.headWidth / 4) + rowsBytes(rows),
     }),
@@ -129,7 +153,7 @@ export function attendParts(options: AttendOptions): Kernel {
         options.elements === "f32" ? array : halves(array)
       );
       for (let list = 0; list < nLists(shape, step); list++) {
-        const tokens = tokensOf(options, step, buffers, list), kv = kvOfList(shape, step, list);
+        const tokens = tokensOf(options, shape, step, buffers, list), kv = kvOfList(shape, step, list);
         const at = (token: number) => (kv * step.keyStride! + token) * D;
         for (let part = 0; part < parts; part++) {
           const own = tokens.slice(part * invocations, (part + 1) * invocations).filter(([, weight]) => weight > 0);

@@ -360,3 +360,30 @@ for (const elements of ["f32", "f16"] as const) {
     }
   });
 }
+
+gpuTest("Attention: the heads of a KV head attend to one pooled list, with weights and rows", async (gpu) => {
+  const shape = { batch: 2, heads: 6, kvHeads: 2, headWidth: 16 }, D = 16, tokens = 500, rows = 2;
+  const sizes = { sinkSize: 4, windowSize: 8, heavySize: 20, subvectors: 2, bits: 4 };
+  using index = await PqIndexer.create({ ...shape, ...sizes, pooling: "groupMax", weights: true, device: gpu.device });
+  const keys = gaussian(4 * tokens * D, 1), values = gaussian(4 * tokens * D, 2);
+  await index.train(keys);
+  const query = gaussian(12 * rows * D, 3);
+  const selection = await index.select(query);
+  const data = await selection.read();
+  using keysOnGpu = await upload(gpu, "keys", keys, "f32");
+  using valuesOnGpu = await upload(gpu, "values", values, "f32");
+  const step = { query, keys: keysOnGpu.buffer, values: valuesOnGpu.buffer, stride: tokens, tokens, selection };
+  for (const weights of [false, true]) {
+    using attention = await Attention.create({ ...shape, weights, listHeads: 2, device: gpu.device });
+    const output = await (await attention.attend(step)).read();
+    const exact = reference(shape, query, keys, values, tokens, rows, (list) => {
+      const shared = Math.floor(Math.floor(list / rows) / 3) * rows + list % rows;
+      const at = shared * data.listStride;
+      return Array.from(data.indices.subarray(at, at + data.lengths[shared]), (token) => [token, 1] as const);
+    });
+    assert(worstError(output, exact, D) < BOUND.f32);
+  }
+  using attention = await Attention.create({ ...shape, device: gpu.device });
+  await assertRejects(() => attention.attend(step), RangeError, "2 x 6 lists per row (see listHeads): it has 2 x 2");
+  await assertRejects(() => Attention.create({ ...shape, listHeads: 3 }), RangeError, "must be heads or kvHeads");
+});

@@ -287,7 +287,7 @@ for (const { id, runsOn } of runnable) {
         [
           () => index.step(query, keys(1, 3), { row: 1 } as never),
           TypeError,
-          "options are rows, out, tokens: row is none of them",
+          "options are rows, out, cached, tokens: row is none of them",
         ],
         [() => index.append(keys(1, 3), { rows: 1 } as never), TypeError, "options are tokens: rows is none"],
         [() => index.select(query, null as never), TypeError, "options must be an object: they are null"],
