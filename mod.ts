@@ -5,7 +5,13 @@
  * @module
  */
 
-export { type Codebook, referenceCodes, referenceSelect, type ReferenceSelection } from "./indexer/reference.ts";
+export {
+  type Codebook,
+  referenceCodes,
+  type ReferenceKeys,
+  referenceSelect,
+  type ReferenceSelection,
+} from "./indexer/reference.ts";
 export {
   type Metric,
   type Pooling,
@@ -75,6 +81,7 @@ export type {
   HostBuffers,
   Kernel,
   KernelPlan,
+  KernelView,
   KernelWork,
 } from "./kernels/gpu/kernel.ts";
 export type { LayerShape, Posted, RowShape, StepShape } from "./kernels/shape.ts";

@@ -145,7 +145,8 @@ function checkGoldenLists(golden: GoldenCase, index: PqIndexer, codes: Uint8Arra
     const b = Math.floor(at / (perToken * n)), i = Math.floor(at / perToken) % n;
     return codes[(b * perToken + at % perToken) * n + i] === code;
   });
-  const about = { config: index.config, codes, query: golden.query };
+  const { config, tokens: nTokens } = index;
+  const about = { config, codes, query: golden.query, nTokens, initOffset: index.initOffset! };
   const theirBounds = boundedScores(about, index.codebook!, scores);
   const ourBounds = boundedScores({ ...about, halfTables: index.pipeline.halfTables }, index.codebook!, scores);
 

@@ -4,13 +4,7 @@
  * @module
  */
 
-import {
-  type GpuInput,
-  isGpuInput,
-  type OwnedBuffer,
-  type ResolvedInput,
-  resolveInput,
-} from "../kernels/gpu/buffers.ts";
+import { type GpuInput, isGpuInput, type OwnedBuffer, resolveInput } from "../kernels/gpu/buffers.ts";
 import { Gpu } from "../kernels/gpu/device.ts";
 import { GpuOutOfMemoryError, GpuUnavailableError } from "../kernels/gpu/errors.ts";
 import { centroidWidth, MAX_ROWS } from "../kernels/shape.ts";

@@ -9,7 +9,7 @@ import { type GpuInput, type OwnedBuffer, type ResolvedInput, resolveInput } fro
 import type { Gpu } from "../kernels/gpu/device.ts";
 import { CompiledKernel, type Kernel } from "../kernels/gpu/kernel.ts";
 import * as io from "../kernels/layer/buffers.ts";
-import { centroidWidth, type LayerShape, packParams, PARAMS_BYTES, type StepShape } from "../kernels/shape.ts";
+import { type LayerShape, packParams, PARAMS_BYTES, type StepShape } from "../kernels/shape.ts";
 import {
   finite,
   nGroups,

@@ -87,7 +87,7 @@ for (const [name, { shape, step, elements }] of Object.entries(CASES)) {
           startInvocations: 64,
         });
         if (buffer === "owners") {
-          assertOwners(view, shape, step, got.owners, twin.owners);
+          assertOwners(view, step, got.owners, twin.owners);
         } else if (buffer === "state") {
           for (let group = 0; group < groups; group++) {
             const floats = (array: ElementArray) => new Float32Array(array.slice().buffer)[group * STATE_WORDS + 1];
@@ -122,7 +122,6 @@ for (const [name, { shape, step, elements }] of Object.entries(CASES)) {
 /** Owners agree, or two centroids are as near as rounding can tell. */
 function assertOwners(
   view: TrainView,
-  shape: LayerShape,
   step: StepShape,
   got: ElementArray,
   want: ElementArray,
