@@ -5,6 +5,7 @@
  * @module
  */
 
+import { fileURLToPath } from "node:url";
 import { Attention, type AttentionStep } from "../indexer/attention.ts";
 import { Random } from "../indexer/kmeans.ts";
 import { Selection } from "../indexer/selection.ts";
@@ -15,6 +16,7 @@ import { gaussian } from "../experiments/inputs/synthetic.ts";
 import { Bench, timePasses } from "../experiments/measure.ts";
 import { provenance } from "../experiments/provenance.ts";
 import { summarize, type Summary } from "../experiments/stats.ts";
+import { runJson } from "./peers/run_json.ts";
 
 /** One kind of attention. */
 export interface AttendRow {
@@ -46,9 +48,23 @@ const COMMAND: Command = {
   flags: {
     tokens: { value: "N,…", help: "numbers of cached tokens (default 32000,131072; in software 4096)" },
     samples: { value: "N", help: "timed passes each (default 100; in software 3)" },
+    python: { value: "FILE", help: "a Python that has torch and CUDA: its attention is measured beside ours" },
     json: { value: "FILE", help: "write the results" },
   },
 };
+
+/** A row of PyTorch's attention; see `peers/sdpa.py`. */
+interface TorchRow extends Pick<AttendRow, "attends" | "elements" | "tokens" | "attended" | "error"> {
+  /** null on a CPU. */
+  readonly gpuUs: number | null;
+}
+
+/** PyTorch's scaled_dot_product_attention on the same sizes, by its own clock, after ours. */
+async function torchRows(python: string, tokens: readonly number[]): Promise<{ version: string; rows: TorchRow[] }> {
+  const script = fileURLToPath(new URL("peers/sdpa.py", import.meta.url));
+  const sizes = ["--heads", HEADS, "--width", WIDTH, "--listed", LISTED, "--tokens", tokens.join()];
+  return await runJson(python, [script, ...sizes.map(String)]) as unknown as { version: string; rows: TorchRow[] };
+}
 
 /** The output of one head in f64. */
 function exactHead(
@@ -177,8 +193,28 @@ if (import.meta.main) {
         }
       }
     }
+    const python = args.text("python");
+    let torch: Awaited<ReturnType<typeof torchRows>> | undefined;
+    if (python) {
+      progress.phase("PyTorch");
+      torch = await torchRows(python, numbers);
+      progress.done();
+      console.log(
+        bold(`\n        N  attends to  cache   GPU µs  × ours  ${torch.version}, scaled_dot_product_attention`),
+      );
+      for (const { attends, elements, tokens, gpuUs } of torch.rows) {
+        const same = rows.find((row) => row.attends === attends && row.elements === elements && row.tokens === tokens);
+        const ratio = same && gpuUs ? (gpuUs / same.gpuUs.median).toFixed(2) : "–";
+        console.log(
+          `${tokens.toLocaleString("en").padStart(9)}  ${(attends === "all" ? "all" : `${LISTED}`).padStart(10)}  ${
+            elements.padStart(5)
+          } ${(gpuUs?.toFixed(1) ?? "–").padStart(8)} ${ratio.padStart(7)}`,
+        );
+      }
+    }
     const json = args.text("json");
-    if (json) await Deno.writeTextFile(json, JSON.stringify({ rows, copyGBs, provenance: about }, null, 1) + "\n");
+    const report = { rows, ...(torch ? { torch } : {}), copyGBs, provenance: about };
+    if (json) await Deno.writeTextFile(json, JSON.stringify(report, null, 1) + "\n");
     return rows.every(({ verified }) => verified) ? 0 : 1;
   });
 }

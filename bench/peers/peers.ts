@@ -29,6 +29,7 @@ import {
 import { Bench } from "../../experiments/measure.ts";
 import { type Provenance, provenance } from "../../experiments/provenance.ts";
 import { summarize } from "../../experiments/stats.ts";
+import { runJson } from "./run_json.ts";
 
 /** What was measured of one implementation, µs; null where it does not apply. */
 export interface PeerRow {
@@ -85,9 +86,6 @@ const COMMAND: Command = {
 const SEED = 1;
 const JS = fileURLToPath(new URL("js/", import.meta.url));
 const PYTHON = fileURLToPath(new URL("torch_triton.py", import.meta.url));
-
-/** A peer that hangs must not keep the others from running. */
-const LIMIT_MS = 240_000;
 
 /** JavaScript peers: a script and its options; the name is the one that the script gives itself. */
 const JS_PEERS: readonly (readonly [name: string, script: string, options: readonly string[]])[] = [
@@ -254,29 +252,6 @@ async function ours(gpu: Gpu | undefined, one: PeerCase): Promise<PeerRow[]> {
     });
   }
   return rows;
-}
-
-/** Runs a program and parses the last line of its output as JSON. */
-async function runJson(program: string, args: readonly string[], cwd?: string): Promise<Record<string, unknown>> {
-  let result: Deno.CommandOutput;
-  try {
-    result = await new Deno.Command(program, {
-      args: [...args],
-      cwd,
-      stdin: "null",
-      signal: AbortSignal.timeout(LIMIT_MS),
-    }).output();
-  } catch (error) {
-    throw new Error(`${program} could not be started: ${(error as Error).message}`);
-  }
-  const lines = (bytes: Uint8Array) => new TextDecoder().decode(bytes).trim().split("\n");
-  const last = lines(result.stdout).at(-1) ?? "";
-  if (last.startsWith("{")) return JSON.parse(last);
-  if (result.signal) throw new Error(`it took longer than ${LIMIT_MS / 1000} s or was ended (${result.signal})`);
-  const complaint = lines(result.stderr).filter((line) => line.trim() !== "" && !line.includes("XDG_RUNTIME_DIR"));
-  throw new Error(
-    (complaint.find((line) => /error|no CUDA/i.test(line)) ?? complaint.at(-1) ?? "no output").slice(0, 300),
-  );
 }
 
 const micros = (value: unknown) => typeof value === "number" ? value : null;
