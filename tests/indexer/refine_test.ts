@@ -6,6 +6,7 @@ import { DEFAULT_DEVICE, planStep } from "../../indexer/pipelines/plan.ts";
 import { type PqConfig, PqIndexer, type PqIndexerOptions } from "../../mod.ts";
 import { Gpu } from "../../kernels/gpu/device.ts";
 import { refineList } from "../../kernels/refine/refine_list.ts";
+import { Random } from "../../indexer/kmeans.ts";
 import { tied } from "../../experiments/inputs/synthetic.ts";
 import { assertClose, gpuTest, hasGpu, runKernel, uniform } from "../support.ts";
 
@@ -298,3 +299,47 @@ if (hasGpu) {
     assertEquals(index.operations.at(-1), "refine_list");
   });
 }
+
+/** A random case that re-ranks; three shapes only, as every one is compiled. */
+function randomCase(random: Random): Case {
+  const shapes = [
+    { heads: 4, kvHeads: 2, headWidth: 16, subvectors: 2, bits: 2 },
+    { batch: 2, heads: 2, kvHeads: 1, headWidth: 24, subvectors: 3, bits: 5 },
+    { heads: 2, headWidth: 8, subvectors: 1, bits: 7 },
+  ];
+  const refine = 2 + random.below(4), size = (most: number) => random.below(most + 1);
+  return {
+    config: {
+      ...shapes[random.below(shapes.length)],
+      pooling: random.below(2) === 0 ? "perQueryHead" : "groupSum",
+      sinkSize: size(12),
+      windowSize: random.below(3) === 0 ? { ratio: random.uniform() / 4 } : size(40),
+      heavySize: random.below(4) === 0 ? { ratio: random.uniform() / 5 } : size(60),
+      initOffset: size(20),
+      refine,
+    },
+    tokens: 30 + random.below(random.below(2) === 0 ? 100 : 1200),
+    rows: 1 + random.below(3),
+  };
+}
+
+Deno.test("refine: cpu lists what the reference lists in 100 random cases", async () => {
+  const random = new Random(11);
+  for (let k = 0; k < 100; k++) {
+    const one = randomCase(random);
+    const expected = await runCase(one, {}, PIPELINES[0]);
+    assertEquals(await runCase(one, {}, PIPELINES[1]), expected, JSON.stringify(one));
+  }
+});
+
+gpuTest("refine: e03 and e08 list what the reference lists in 12 random cases", async (gpu) => {
+  const random = new Random(12);
+  for (let k = 0; k < 12; k++) {
+    const one = randomCase(random);
+    const expected = await runCase(one, {}, PIPELINES[0]);
+    for (const id of ["e03", "e08"]) {
+      const pipeline = PIPELINES.find((pipeline) => pipeline.id === id)!;
+      assertEquals(await runCase(one, {}, pipeline, gpu), expected, `${id}: ${JSON.stringify(one)}`);
+    }
+  }
+});
