@@ -65,7 +65,7 @@ function expError(x: number): number {
 
 /**
  * Bound of |p̂ − p| for p = exp(x_i) / Σ exp(x_j), x = (score − largest) / √D, in f32: x is off by what the two scores are off
- * and by 4 roundings, exp by its own error; the n terms of the sum are added in chains of n / 256 + 8; a quotient is off by
+ * and by 6 roundings (of the difference, the product and 2 units in the last place of 1/√D), exp by its own error; the n terms of the sum are added in chains of n / 256 + 8; a quotient is off by
  * 2.5 units in the last place.
  *
  * @param scores of the row's candidates
@@ -77,13 +77,14 @@ export function softmaxBounds(shape: LayerShape, scores: Float64Array, bounds: F
   const most = bounds.reduce((a, b) => Math.max(a, b), 0);
   const relative = scores.map((score, i) => {
     const x = (score - largest) / Math.sqrt(shape.headWidth);
-    const off = (bounds[i] + most) / Math.sqrt(shape.headWidth) + 4 * U * Math.abs(x);
+    const off = (bounds[i] + most) / Math.sqrt(shape.headWidth) + 6 * U * Math.abs(x);
     return Math.expm1(off) * (1 + expError(x)) + expError(x);
   });
   const shares = scores.map((score) => Math.exp((score - largest) / Math.sqrt(shape.headWidth)));
   const total = shares.reduce((a, b) => a + b, 0);
   const ofTotal = shares.reduce((sum, share, i) => sum + share * relative[i], 0) / total +
     gamma(scores.length / 256 + 8);
+  if (!(ofTotal < 1)) return shares.map(() => Infinity); // nothing is known of such shares
   return shares.map((share, i) => share / total * ((1 + relative[i]) / (1 - ofTotal) * (1 + 5 * U) - 1) + 2 * FLUSH);
 }
 

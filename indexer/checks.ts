@@ -396,7 +396,8 @@ function checkTokens(
 /**
  * Checks the oracle's lists another way than it makes them: scores as q · (the key rebuilt from its
  * centroids), and a list is right if it is ascending, complete, and no unlisted candidate beats a
- * listed one: not by score, beyond f64 rounding, and not by token at the same score.
+ * listed one: not by score, beyond f64 rounding, and not by token at the same score. For lists of query heads, without
+ * re-ranking.
  */
 export function checkOracle(selection: SelectionCase, data: SelectionData): Check {
   const { config, codebook, codes, nTokens, query, initOffset } = selection;

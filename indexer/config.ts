@@ -23,7 +23,8 @@ export type Metric = "euclidean" | "ip";
 /**
  * Whether the query heads that share a KV head share a list: "perQueryHead", each has its own; else one list for all, by a
  * pooled score: the sum of theirs ("groupSum", where heads of large norm dominate), the largest ("groupMax"), or the sum of
- * their softmaxes of score/√D over the row's candidates ("groupSoftmax", as in PQCache).
+ * their softmaxes of score/√D over the row's candidates ("groupSoftmax", as in PQCache; where scores lie so far apart that
+ * shares underflow to 0, those tie, and the lower tokens are listed).
  */
 export type Pooling = "perQueryHead" | "groupSum" | "groupMax" | "groupSoftmax";
 
@@ -61,7 +62,8 @@ export interface PqConfig {
   readonly pooling?: Pooling;
   /**
    * R: the heavy tokens are the K best by exact q·k of the R·K best by score. Every step that selects then takes the cached
-   * keys. R·K is 4096 at most. Default 1: no re-ranking.
+   * keys. R·K is 4096 at most, and less where a device has little workgroup memory (2048 with 16 KiB). Default 1: no
+   * re-ranking.
    */
   readonly refine?: number;
   /** How the cached keys are kept that re-ranking reads. Default "f32". */

@@ -58,7 +58,7 @@ async function readKeys(gpu: Gpu, { buffer, offset }: ResolvedInput, values: num
   return elements === "f32" ? new Float32Array(data) : Float32Array.from(new Float16Array(data, 0, values));
 }
 
-/** All keys in one buffer on the GPU: where they lie if they are one part there, else a copy that the caller frees. */
+/** All keys, of one token at least, in one buffer on the GPU: where they lie if they are one part there, else a copy that the caller frees. */
 export async function gatherParts(
   gpu: Gpu,
   shape: LayerShape,

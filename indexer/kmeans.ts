@@ -56,10 +56,10 @@ export function checkTraining(shape: LayerShape, t: number, options: TrainOption
 }
 
 /** @throws {RangeError} too few keys without NaN and ±inf */
-export function refuseFewFinite(shape: LayerShape, where: string, has: number): never {
+export function refuseFewFinite(shape: LayerShape, where: string, has: number, of = ""): never {
   return refuse(
     "train a codebook",
-    "there must be at least C finite keys",
+    `there must be at least C finite keys${of}`,
     `C is ${shape.centroids}, ${where} has ${has}`,
   );
 }
@@ -285,7 +285,7 @@ export function lloyd(
     }
     const last = before;
     before = distortion;
-    if (filled === 0 && (moved === 0 || (iteration > 0 && last - distortion < tolerance * last))) break;
+    if (filled === 0 && (moved === 0 || (iteration > 0 && last - distortion <= tolerance * last))) break;
   }
   return before;
 }

@@ -22,7 +22,7 @@ import {
   show,
 } from "./config.ts";
 import { elementBytes, gatherParts, type KeyElements, type KeyPart, KeyWidener, readParts } from "./key_parts.ts";
-import { trainCentroids } from "./kmeans.ts";
+import { checkTraining, trainCentroids } from "./kmeans.ts";
 import { CPU_PIPELINE, DEFAULT_PIPELINE, pipelineById } from "./pipelines/mod.ts";
 import type { Layer, LayerStep, PassTarget, Pipeline } from "./pipelines/pipeline.ts";
 import type { Codebook } from "./reference.ts";
@@ -89,8 +89,8 @@ export interface PqIndexerOptions extends PqConfig {
 /** The cached keys as attention has them. */
 export interface CachedKeys {
   /**
-   * `[B, Hkv, stride, D]`: a GPU buffer, f32 or f16 as `refineElements` says, or on the CPU a Float32Array. Of its tokens those
-   * between sink and window are read. Read when the call runs, not copied.
+   * `[B, Hkv, stride, D]`: a GPU buffer, f32 or f16 as `refineElements` says (not inspected; it needs STORAGE), or on the CPU a
+   * Float32Array (finite, else refused). Of its tokens those between sink and window are read, when the call runs, not copied.
    */
   readonly keys: GpuInput | Float32Array;
   /** Tokens from one (batch, KV head) to the next. */
@@ -156,6 +156,16 @@ const RECORD_OPTIONS = ["query", "newKeys", "rows", "out", "tokens", "cached"] a
 interface PendingKeys extends Pick<KeyPart, "tokens" | "stride"> {
   readonly keys: Float32Array | { readonly offset: number; readonly bytes: number };
 }
+
+/** Options that lists depend on, and codes do not. */
+const LIST_OPTIONS: ReadonlySet<string> = new Set([
+  "sinkSize",
+  "windowSize",
+  "heavySize",
+  "pooling",
+  "refine",
+  "refineElements",
+]);
 
 /** Bytes that every device's storage bindings may begin at multiples of. */
 const KEY_ALIGNMENT = 256;
@@ -339,8 +349,10 @@ export class PqIndexer {
    * nothing is copied where they are all there is.
    *
    * @param keys `[B, Hkv, n, D]` to append first, f32 or f16; a typed array (finite, else refused) or a GPU buffer (not
-   * inspected; training leaves out keys with NaN or ±inf). f16 keys in a GPU buffer must be all there are.
-   * @throws {RangeError} if there is a codebook already, or if fewer keys than centroids remain after initOffset
+   * inspected; it needs STORAGE and COPY_SRC; training leaves out keys with NaN or ±inf). f16 keys in a GPU buffer must be
+   * all there are.
+   * @throws {RangeError} if there is a codebook already, or if fewer keys than centroids remain after initOffset, or fewer
+   * without NaN and ±inf of those that training looks at
    */
   train(keys?: Float32Array | Float16Array | GpuInput, options: TrainKeysOptions = {}): Promise<void> {
     const own = ownCopy(widened(keys)), action = "train a codebook";
@@ -357,7 +369,7 @@ export class PqIndexer {
         refuse(action, "f16 keys must be all there are", `${this.#tokens} tokens have f32 keys`);
       }
       await this.#transaction(async () => {
-        const parts = [...this.#pendingParts(), ...given];
+        const parts = [...this.#pendingParts(), ...given].filter(({ tokens }) => tokens > 0);
         this.#tokens += given[0]?.tokens ?? 0;
         await this.#trainOn(parts);
       });
@@ -466,7 +478,8 @@ export class PqIndexer {
    * Trains a new codebook on what is cached and codes it anew: for a cache whose keys have drifted away from those that
    * the codebook was trained on. Codebook and codes change together; a failure leaves the old ones.
    *
-   * @param keys `[B, Hkv, N, D]`, all of the cached keys again, f32 or f16, a typed array or a GPU buffer with COPY_SRC
+   * @param keys `[B, Hkv, N, D]`, all of the cached keys again and nothing else, f32 or f16, a typed array or a GPU buffer with
+   * STORAGE and COPY_SRC; of a larger buffer give `{ buffer, offset, size }`
    * @throws {RangeError} if there is no codebook yet, for another number of tokens than N, NaN or ±inf in a typed array, or
    * fewer keys than centroids from initOffset on
    */
@@ -543,6 +556,7 @@ export class PqIndexer {
         initOffset: this.#initOffset,
         seed: this.#options.seed ?? 0,
         iterations: this.#options.iterations ?? 10,
+        tolerance: this.#options.tolerance ?? 0,
         ...(centroids
           ? { centroids, phi, codes: await this.#layer.exportCodes(this.codedTokens) }
           : { keys: await readParts(this.#gpu, this.#config.shape, this.#pendingParts()) }),
@@ -553,8 +567,8 @@ export class PqIndexer {
   /**
    * An index in a state that was saved, or in one of the PyTorch original: centroids f32 `[b, h_kv, M, C, d]` (d + 1 with
    * `phi`), codes i64 `[b, n, h_kv, M]`; without `phi` they are taken for Euclidean ones. Options that the file does not
-   * have (heads and sizes of the original; pipeline, device, weights, capacity) are given here. Sizes of lists that are
-   * given here win over the state's; options that codes depend on must be the state's.
+   * have (heads and sizes of the original; pipeline, device, weights, capacity, trainOn) are given here. What lists depend on
+   * (their sizes, pooling, refine) and is given here wins over the state's; options that codes depend on must be the state's.
    *
    * @throws {SafetensorsError} for bytes that are no safetensors file
    * @throws {RangeError | TypeError} for a state of another shape or dtype, one that does not fit the options, or options
@@ -569,14 +583,21 @@ export class PqIndexer {
     if (options.codebook) refuse(action, "the state has the codebook", "options have one, too");
     const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
     const state = decodeState(bytes);
-    const { seed, iterations } = state;
+    const { seed, iterations, tolerance } = state;
     for (const [name, value] of Object.entries({ ...state.config, initOffset: state.initOffset })) {
       const other = name in given && value !== undefined && JSON.stringify(given[name]) !== JSON.stringify(value);
-      if (other && !name.endsWith("Size")) { // lists may change, codes may not
+      if (other && !LIST_OPTIONS.has(name)) { // lists may change, codes may not
         refuse(action, `${name} is ${JSON.stringify(value)} in its state`, `options say ${show(given[name])}`);
       }
     }
-    const config = { heads: state.config.kvHeads, seed, iterations, ...state.config, ...given } as PqIndexerOptions;
+    const config = {
+      heads: state.config.kvHeads,
+      seed,
+      iterations,
+      tolerance,
+      ...state.config,
+      ...given,
+    } as PqIndexerOptions;
     const isOriginal = state.codesLayout === "bnhm";
     const sink = config.sinkSize ?? 128;
     const initOffset = state.initOffset ?? config.initOffset ??
@@ -770,6 +791,8 @@ export class PqIndexer {
     if (keys.length < wanted) {
       refuse(action, `cached keys must be f32 [B, Hkv, stride, D], ${wanted} values`, `length is ${keys.length}`);
     }
+    const at = firstNonFinite(keys);
+    if (at >= 0) refuse(action, "cached keys must be finite", `value ${at} is ${keys[at]}`);
   }
 
   /** Which of t keys at tokens from … are coded, and where; `stride` keys lie there per (batch, KV head). */
@@ -922,6 +945,7 @@ export class PqIndexer {
     const { shape } = this.#config, gpu = this.#gpu;
     const { seed, iterations, tolerance, onTrainProgress } = this.#options;
     const options = { seed, iterations, tolerance, initOffset, onProgress: onTrainProgress };
+    checkTraining(shape, this.#tokens, options);
     const where = this.#options.trainOn ?? (gpu && !gpu.info.isSoftware ? "gpu" : "cpu");
     if (where === "cpu" || !gpu) return trainCentroids(shape, await readParts(gpu, shape, parts), options);
     const bytes = this.#keyBytes(this.#tokens);

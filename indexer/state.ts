@@ -14,6 +14,8 @@ export interface IndexState {
   readonly seed: number;
   /** Most iterations of the training. */
   readonly iterations: number;
+  /** Tolerance of the training. Default 0. */
+  readonly tolerance?: number;
   /** N. */
   readonly tokens: number;
   /** First coded token; undefined until it is known. */
@@ -47,7 +49,7 @@ const STATE_OPTIONS = CONFIG_OPTIONS.filter((name) => name !== "initOffset");
 /** A state as the bytes of a safetensors file. */
 export function encodeState(config: ResolvedConfig, state: IndexState): Uint8Array {
   const { shape } = config;
-  const { tokens, initOffset, centroids, phi, codes, keys, seed, iterations } = state;
+  const { tokens, initOffset, centroids, phi, codes, keys, seed, iterations, tolerance = 0 } = state;
   const groups = [shape.batch, shape.kvHeads, shape.subvectors];
   const n = (codes?.length ?? 0) / (shape.batch * shape.kvHeads * shape.subvectors);
   const given: PqConfig = {
@@ -62,6 +64,8 @@ export function encodeState(config: ResolvedConfig, state: IndexState): Uint8Arr
     windowSize: config.windowSize,
     heavySize: config.heavySize,
     pooling: config.pooling,
+    refine: config.refine,
+    refineElements: config.refineElements,
   };
   return encodeSafetensors({
     ...(centroids
@@ -78,6 +82,7 @@ export function encodeState(config: ResolvedConfig, state: IndexState): Uint8Arr
     tokens: String(tokens),
     seed: String(seed),
     iterations: String(iterations),
+    ...(tolerance > 0 ? { tolerance: String(tolerance) } : {}),
     ...(initOffset === undefined ? {} : { initOffset: String(initOffset) }),
   });
 }
@@ -89,6 +94,17 @@ function count(metadata: Readonly<Record<string, unknown>>, name: string): numbe
   const value = Number(text);
   if (typeof text !== "string" || !/^\d+$/.test(text) || !Number.isSafeInteger(value)) {
     refuse(ACTION, `its ${name} must be an integer ≥ 0`, `it is ${JSON.stringify(text)}`);
+  }
+  return value;
+}
+
+/** A share in the metadata, 0 or more and less than 1; undefined where it is missing. */
+function share(metadata: Readonly<Record<string, unknown>>, name: string): number | undefined {
+  const text = metadata[name];
+  if (text === undefined) return undefined;
+  const value = typeof text === "string" && text.trim() !== "" ? Number(text) : NaN;
+  if (!(value >= 0 && value < 1)) {
+    refuse(ACTION, `its ${name} must be a share, 0 or more and less than 1`, `it is ${JSON.stringify(text)}`);
   }
   return value;
 }
@@ -156,6 +172,7 @@ function readOwn(
     initOffset,
     seed: count(metadata, "seed"),
     iterations: count(metadata, "iterations"),
+    tolerance: share(metadata, "tolerance"),
     centroids: floats(centroids),
     phi: floats(phi),
     codes: codes && new Uint8Array(codes.raw),

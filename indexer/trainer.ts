@@ -67,7 +67,7 @@ export function sampleSize(shape: LayerShape, n: number, { maxKeysPerCentroid = 
  * k-means++ on every 16·C-th part of a stratified sample of the finite keys, then Lloyd iterations over the sample. A key
  * that has a NaN or ±inf anywhere is left out.
  *
- * @throws {RangeError} for fewer (finite) keys than centroids, squared norms beyond f32 (metric "ip"), a buffer that is too
+ * @throws {RangeError} for fewer keys than centroids, or fewer finite ones in the sample, squared norms beyond f32 (metric "ip"), a buffer that is too
  * small, or keys of one (batch, KV head) that one binding cannot hold
  */
 export async function trainOnGpu(
@@ -106,7 +106,7 @@ export async function trainOnGpu(
     );
     const { finite, phi } = found[ix];
     const few = finite.findIndex((count) => count < shape.centroids);
-    if (few >= 0) refuseFewFinite(shape, `KV head ${first + few}`, finite[few]);
+    if (few >= 0) refuseFewFinite(shape, `KV head ${first + few}`, finite[few], step.nNew < n ? " in the sample" : "");
     if (phi) refusePhi(phi);
   }
   const joined = (part: (run: Run) => Float32Array) => joinFloats(found.map(part));

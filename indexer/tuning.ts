@@ -7,7 +7,7 @@
 
 import { hostDriver, hostReadText } from "../kernels/gpu/host.ts";
 import type { GpuInfo } from "../kernels/gpu/device.ts";
-import { refuse, type ResolvedConfig, show } from "./config.ts";
+import { refuse, type ResolvedConfig, shortlistConfig, show } from "./config.ts";
 
 /** What is tuned. Speed depends on it; results do not. */
 export interface Tuning {
@@ -82,7 +82,8 @@ export function checkTuning(action: string, tuning: Tuning): void {
 }
 
 /** Shapes that share their best sizes: lists and heavy tokens count by powers of two, tokens not at all. */
-export function shapeClass({ shape, heavySize, metric }: ResolvedConfig, weights: boolean): string {
+export function shapeClass(config: ResolvedConfig, weights: boolean): string {
+  const { listShape: shape, metric, pooling, refine } = config, { heavySize } = shortlistConfig(config);
   const near = (value: number) => value === 0 ? 0 : 2 ** Math.round(Math.log2(value));
   const { batch, heads, kvHeads, headWidth, subvectors, centroids } = shape;
   return [
@@ -93,6 +94,8 @@ export function shapeClass({ shape, heavySize, metric }: ResolvedConfig, weights
     `bits ${Math.log2(centroids)}`,
     `K ${typeof heavySize === "number" ? near(heavySize) : "ratio"}`,
     ...(metric === "ip" ? ["ip"] : []),
+    ...(pooling === "perQueryHead" ? [] : [pooling]),
+    ...(refine > 1 ? ["re-ranked"] : []),
     `weights ${weights ? "on" : "off"}`,
   ].join(", ");
 }

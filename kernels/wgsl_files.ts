@@ -1457,8 +1457,9 @@ fn rank_exactly(lane: u32, list_ix: u32, row: Row) {
   let low = query_columns(list_ix, lane % 16u * 8u);
   var high = Eight();
   if (HEAD_WIDTH > 128u) { high = query_columns(list_ix, lane % 16u * 8u + 128u); }
-  // A turn ranks WG / 4 tokens; two at a time, so that the loads of both are under way together.
-  for (var turn = 0u; turn * (WG / 4u) < SHORT; turn += 2u) {
+  // A turn ranks WG / 4 tokens; two at a time, so that the loads of both are under way together. What no turn reaches stays 0,
+  // NO_CANDIDATE.
+  for (var turn = 0u; turn * (WG / 4u) < n; turn += 2u) {
     let these = exact_parts(lane, kv, turn, first, n, low, high);
     let others = exact_parts(lane, kv, turn + 1u, first, n, low, high);
     keep_ranks(lane, turn, n, these);
@@ -4156,9 +4157,9 @@ fn hash(x: u32) -> u32 {
   return (word >> 22u) ^ word;
 }
 
-// Uniform in (0, 1): 24 bits, in the middle of their interval.
+// Uniform in (0, 1): 23 bits, in the middle of their interval, which f32 holds exactly.
 fn unit(bits: u32) -> f32 {
-  return (f32(bits >> 8u) + 0.5) / 16777216.0;
+  return (f32(bits >> 9u) + 0.5) / 8388608.0;
 }
 `,
   "train/key_f16.wgsl": `// In place of \`key_f32.wgsl\` where keys are f16[B, Hkv, key_stride, D], two per word. Needs no optional feature.
@@ -4370,7 +4371,7 @@ override WG: u32;
 const ORIGIN_POINTS = 64u;
 const LARGEST_BITS = 0x7f7fffffu;
 
-var<workgroup> wg_centre: array<f32, 257>;  // 1028 bytes
+var<workgroup> wg_centre: array<f32, MODEL_COLUMNS>;  // 4 bytes per column, and 4
 var<workgroup> wg_earliest: atomic<u32>;    // 4 bytes
 var<workgroup> wg_pick: atomic<u32>;        // 4 bytes
 

@@ -97,7 +97,11 @@ export function tunedKernels(context: PlanContext, tuning: Tuning, entries: Entr
     refuse(action, `subgroups of this device have ${subgroupSize} invocations`, JSON.stringify(tuning));
   }
   if (!canHave(context, tuning, entries)) {
-    refuse(action, "they must fit the device, and K be a quarter of a chunk at most", JSON.stringify(tuning));
+    refuse(
+      action,
+      "they must fit the device, K be a quarter of a chunk at most, and scores not be pooled one by one",
+      JSON.stringify(tuning),
+    );
   }
   return kernelsAt(context, tuning, entries);
 }

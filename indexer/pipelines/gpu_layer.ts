@@ -90,7 +90,16 @@ function refineFor({ config, device, weights }: PlanContext): Kernel {
   const all = lengths.flatMap((mostShort) =>
     sizes.map((invocations) => refineList({ invocations, subgroupSize, elements, mostShort, weights }))
   );
-  return all.find(fits) ?? all[all.length - 1];
+  const kernel = all.find(fits);
+  if (!kernel) {
+    const bytes = limits.maxComputeWorkgroupStorageSize;
+    refuse(
+      "plan re-ranking",
+      `a shortlist must fit the device's ${bytes} bytes of workgroup memory`,
+      `refine x heavySize is ${lengths[0]}`,
+    );
+  }
+  return kernel;
 }
 
 /** Makes a pipeline of a list of kernels. */

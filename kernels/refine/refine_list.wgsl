@@ -92,8 +92,9 @@ fn rank_exactly(lane: u32, list_ix: u32, row: Row) {
   let low = query_columns(list_ix, lane % 16u * 8u);
   var high = Eight();
   if (HEAD_WIDTH > 128u) { high = query_columns(list_ix, lane % 16u * 8u + 128u); }
-  // A turn ranks WG / 4 tokens; two at a time, so that the loads of both are under way together.
-  for (var turn = 0u; turn * (WG / 4u) < SHORT; turn += 2u) {
+  // A turn ranks WG / 4 tokens; two at a time, so that the loads of both are under way together. What no turn reaches stays 0,
+  // NO_CANDIDATE.
+  for (var turn = 0u; turn * (WG / 4u) < n; turn += 2u) {
     let these = exact_parts(lane, kv, turn, first, n, low, high);
     let others = exact_parts(lane, kv, turn + 1u, first, n, low, high);
     keep_ranks(lane, turn, n, these);

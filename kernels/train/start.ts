@@ -142,7 +142,7 @@ export function startCentroids(options: TrainKernelOptions): Kernel {
     plan: (shape) => ({
       overrides: { ...trainOverrides(shape, startInvocations), MOST_START: mostStart(shape) },
       invocations: startInvocations,
-      workgroupBytes: 4 * 257 + 8,
+      workgroupBytes: 4 * (centroidWidth(shape) + 1) + 8,
     }),
     work(shape, step) {
       const each = nStart(shape, step) * (centroidWidth(shape) + 2);
@@ -170,7 +170,7 @@ export function startCentroids(options: TrainKernelOptions): Kernel {
             const distance = buffers.work[at(width, t)];
             if (distance < 0) continue;
             const bits = hash((seed + Math.imul(c, 0x85ebca6b) + t) >>> 0);
-            const wait = -Math.log(((bits >>> 8) + 0.5) / 2 ** 24);
+            const wait = -Math.log(((bits >>> 9) + 0.5) / 2 ** 23);
             const time = c === 0 ? wait : distance > 0 ? Math.min(wait / distance, 3.4e38) : LARGEST;
             if (time < earliest) {
               earliest = time;

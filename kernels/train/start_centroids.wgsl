@@ -18,7 +18,7 @@ override WG: u32;
 const ORIGIN_POINTS = 64u;
 const LARGEST_BITS = 0x7f7fffffu;
 
-var<workgroup> wg_centre: array<f32, 257>;  // 1028 bytes
+var<workgroup> wg_centre: array<f32, MODEL_COLUMNS>;  // 4 bytes per column, and 4
 var<workgroup> wg_earliest: atomic<u32>;    // 4 bytes
 var<workgroup> wg_pick: atomic<u32>;        // 4 bytes
 

@@ -343,3 +343,24 @@ gpuTest("refine: e03 and e08 list what the reference lists in 12 random cases", 
     }
   }
 });
+
+Deno.test("refine: NaN cached keys are refused; a state keeps what lists depend on, and options may change it", async () => {
+  const config = { heads: 4, kvHeads: 2, headWidth: 16, sinkSize: 2, windowSize: 2, heavySize: 4, bits: 1 } as const;
+  const kept = { refine: 2, refineElements: "f16", pooling: "groupSum", tolerance: 0.25, pipeline: "cpu" } as const;
+  using index = await PqIndexer.create({ ...config, ...kept });
+  const keys = uniform(2 * 50 * 16, 1), query = uniform(64, 2), cached = { keys, stride: 50 };
+  await index.append(keys);
+  const bytes = await index.save();
+  using loaded = await PqIndexer.load(bytes, { pipeline: "cpu" });
+  const { refine, refineElements, pooling } = loaded.config;
+  assertEquals({ refine, refineElements, pooling }, { refine: 2, refineElements: "f16", pooling: "groupSum" });
+  const expected = await (await index.select(query, { cached })).read();
+  assertEquals(await (await loaded.select(query, { cached })).read(), expected);
+  assertEquals(loaded.codebook, index.codebook, "trained with the same tolerance");
+  using other = await PqIndexer.load(bytes, { pipeline: "cpu", refine: 1, pooling: "groupMax" });
+  assertEquals([other.config.refine, other.config.pooling], [1, "groupMax"]);
+  await assertRejects(() => PqIndexer.load(bytes, { subvectors: 4 }), RangeError, "subvectors is 2 in its state");
+  const broken = keys.map((x, ix) => ix === 70 ? NaN : x);
+  const select = () => index.select(query, { cached: { keys: broken, stride: 50 } });
+  await assertRejects(select, RangeError, "cached keys must be finite: value 70 is NaN");
+});

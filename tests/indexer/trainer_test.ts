@@ -243,3 +243,41 @@ gpuTest("PqIndexer: a training that fails leaves the index as it was; options ar
   );
   await assertRejects(() => PqIndexer.create({ ...OPTIONS, tolerance: -1 }), RangeError, "tolerance must be a share");
 });
+
+gpuTest("training on the GPU: subvectors wider than 256 columns", async (gpu) => {
+  const shape: LayerShape = {
+    batch: 1,
+    heads: 1,
+    kvHeads: 1,
+    headWidth: 300,
+    subvectors: 1,
+    centroids: 8,
+    augmented: true,
+  };
+  const keys = clustered(400, 300, 8, 0.01, 2);
+  using held = await gpu.upload("keys", keys);
+  const { distortions } = await trainOnGpu(gpu, shape, { keys: held.buffer, tokens: 400 }, { seed: 2 });
+  const points = new Float32Array(keys), start = Float64Array.from(keys.subarray(0, 8 * 300));
+  const exact = lloyd(points, 300, start, 50); // finds all clusters or not; all have a spread of 400 · 300 · 0.01²
+  assert(distortions[0] < 2 * Math.max(exact, 400 * 300 * 1e-4), `${distortions} for ${exact}`);
+});
+
+gpuTest("PqIndexer on the GPU: training on nothing, on no more keys, on a sample without finite keys", async (gpu) => {
+  using index = await PqIndexer.create({ ...OPTIONS, device: gpu.device });
+  await assertRejects(() => index.train(), RangeError, "C is 16, keys are 0 (0 tokens");
+  await index.append(uniform(2 * 50 * 32, 1));
+  await index.truncate(0);
+  await assertRejects(() => index.train(), RangeError, "keys are 0");
+  await index.append(uniform(2 * 50 * 32, 1));
+  await index.train(new Float32Array(0));
+  assertEquals([index.tokens, index.codedTokens], [50, 46]);
+  const keys = new Float32Array(2 * 1000 * 32).fill(NaN);
+  keys.fill(1, 0, 20 * 32).fill(1, 1000 * 32, 1020 * 32);
+  using held = await gpu.upload("keys", keys);
+  const few = { maxKeysPerCentroid: 4 };
+  await assertRejects(
+    () => trainOnGpu(gpu, SHAPE, { keys: held.buffer, tokens: 1000 }, few),
+    RangeError,
+    "in the sample",
+  );
+});

@@ -116,7 +116,7 @@ Deno.test("tuned: other sizes, same structure; sizes that cannot be are refused"
     "fit the device",
   );
   const many = { ...options, config: resolveConfig({ heads: 32, headWidth: 128, heavySize: 300 }) };
-  assertThrows(() => planStep(e07.tuned!({ invocations: 64 }), many), RangeError, "a quarter of a chunk");
+  assertThrows(() => planStep(e07.tuned!({ invocations: 64 }), many), RangeError, "K be a quarter of a chunk at most");
 });
 
 Deno.test("e07h: f16 tables where the device has f16, e07's kernels elsewhere", () => {
