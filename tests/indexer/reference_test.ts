@@ -32,7 +32,7 @@ Deno.test("resolveConfig refuses every value out of range, and says what is allo
   refused({ headWidth: 0 }, "headWidth");
   refused({ batch: -1 }, "batch");
   refused({ metric: "cosine" }, `metric must be "euclidean" or "ip": metric is "cosine"`);
-  refused({ pooling: "groupMax" }, "pooling must be");
+  refused({ pooling: "median" as "groupMax" }, "pooling must be");
   refused({ heavySize: -1 }, "heavySize must be an integer 0 to");
   refused({ heavySize: 1.5 }, "heavySize is 1.5");
   refused({ windowSize: { ratio: 1.1 } }, "windowSize.ratio must be a number 0 to 1: windowSize.ratio is 1.1");
