@@ -1,8 +1,10 @@
 import { assert, assertEquals } from "@std/assert";
 import { fileURLToPath } from "node:url";
 import { committedResults } from "../../bench/report.ts";
+import { POOLINGS } from "../../indexer/config.ts";
 import { encodeSafetensors } from "../../indexer/safetensors.ts";
 import { clustered, gaussian } from "../inputs/synthetic.ts";
+import type { GridRow } from "../quality_runs.ts";
 import { bars, COLORS, curves, heatStrips, linePanels, renderSvg, roofline, timeline } from "./charts.ts";
 import { picture } from "./readme_picture.ts";
 import { panelsOf } from "./scaling.ts";
@@ -107,8 +109,13 @@ Deno.test("recall, error, drift and metric: rows, picture and table from a captu
     await writeCapture(capture, 3000);
     const common = ["--capture", capture, "--json", json, "--out", out, "--iterations", "3"];
     const cases: [string, string[], number][] = [
-      ["recall", ["--subvectors", "2,4", "--bits", "2,3", "--heavy", "8,32"], 8],
-      ["error", ["--subvectors", "2", "--bits", "2,3", "--heavy", "8,4096"], 4],
+      // Per M, bits and K: four without re-ranking, two with; scores that are pooled one by one have none.
+      [
+        "recall",
+        ["--subvectors", "2,4", "--bits", "2,3", "--heavy", "8,32", "--refine", "1,4", "--pooling", POOLINGS.join()],
+        48,
+      ],
+      ["error", ["--subvectors", "2", "--bits", "2,3", "--heavy", "8,4096", "--refine", "1"], 4],
       ["drift", ["--subvectors", "2", "--bits", "3", "--heavy", "16"], 3], // 1,024, 2,048 and all
       ["metric", ["--subvectors", "2,4", "--bits", "3", "--heavy", "16"], 4],
     ];
@@ -121,6 +128,12 @@ Deno.test("recall, error, drift and metric: rows, picture and table from a captu
       for (const { quality } of rows) {
         assert(quality.recall >= 0 && quality.recall <= 1 && quality.windowMass <= quality.exactMass, name);
         assert(quality.listMass >= quality.windowMass - 1e-12 && quality.listMass <= quality.exactMass + 1e-12, name);
+      }
+      if (name === "recall") {
+        const of = (wanted: number) =>
+          rows.filter((row: GridRow) => row.refine === wanted && row.pooling === "perQueryHead");
+        of(4).forEach((row: GridRow, ix: number) => assert(row.quality.recall >= of(1)[ix].quality.recall));
+        assertEquals(new Set(rows.map((row: GridRow) => row.pooling)), new Set(POOLINGS));
       }
       if (name === "error") {
         // In pairs of K 8 and more than there are: a list of all tokens is dense attention.
@@ -151,7 +164,13 @@ Deno.test("recall, error, drift and metric: rows, picture and table from a captu
     }));
     assert(many >= few, "more heavy tokens keep more");
     for (
-      const [name, flag, value] of [["recall", "--bits", "9"], ["drift", "--steps", "0"], ["metric", "--heavy", "x"]]
+      const [name, flag, value] of [
+        ["recall", "--bits", "9"],
+        ["recall", "--pooling", "mean"],
+        ["error", "--refine", "0"],
+        ["drift", "--steps", "0"],
+        ["metric", "--heavy", "x"],
+      ]
     ) {
       const { code, stderr } = await experiment(name, ["--capture", capture, flag, value]);
       assertEquals(code, 2, stderr);
