@@ -31,13 +31,15 @@ export function elementBytes(elements: KeyElements): number {
   return elements === "f32" ? 4 : 2;
 }
 
-/** All keys, f32 `[B, Hkv, N, D]`, on the host. */
+/** All keys, f32 `[B, Hkv, N, D]`, on the host; not to be changed, as one array that is whole is not copied. */
 export async function readParts(
   gpu: Gpu | undefined,
   shape: LayerShape,
   parts: readonly KeyPart[],
 ): Promise<Float32Array> {
   const { headWidth: D } = shape, nKv = shape.batch * shape.kvHeads;
+  const [only] = parts;
+  if (parts.length === 1 && only.keys instanceof Float32Array && only.stride === only.tokens) return only.keys;
   const n = parts.reduce((sum, { tokens }) => sum + tokens, 0);
   const all = new Float32Array(nKv * n * D);
   let at = 0;
@@ -68,34 +70,37 @@ export async function gatherParts(
   if (parts.length === 1 && !(only.keys instanceof Float32Array)) {
     return { keys: only.keys, stride: only.stride, elements: only.elements };
   }
-  const rowBytes = 4 * shape.headWidth, nKv = shape.batch * shape.kvHeads;
   const n = parts.reduce((sum, { tokens }) => sum + tokens, 0);
-  const copy = await gpu.allocate("keys to train on", nKv * n * rowBytes);
-  const { buffer, bytes } = copy;
+  const label = "keys to train on";
+  const joined = ({ buffer, bytes }: OwnedBuffer) => ({ keys: { buffer, offset: 0, size: bytes }, stride: n });
+  if (parts.every(({ keys }) => keys instanceof Float32Array)) {
+    const copy = await gpu.upload(label, await readParts(gpu, shape, parts));
+    return { ...joined(copy), elements: "f32", copy };
+  }
+  const rowBytes = 4 * shape.headWidth, nKv = shape.batch * shape.kvHeads;
+  const copy = await gpu.allocate(label, nKv * n * rowBytes);
   try {
-    let at = 0;
-    for (const { keys, tokens, stride } of parts) {
-      const target = (kv: number) => (kv * n + at) * rowBytes;
-      if (keys instanceof Float32Array) {
+    await gpu.submit("gather keys", (encoder) => {
+      let at = 0;
+      for (const { keys, tokens, stride } of parts) {
         for (let kv = 0; kv < nKv; kv++) {
-          const rows = keys.subarray(kv * stride * shape.headWidth, (kv * stride + tokens) * shape.headWidth);
-          gpu.device.queue.writeBuffer(buffer, target(kv), rows as Float32Array<ArrayBuffer>);
-        }
-      } else {
-        await gpu.submit("gather keys", (encoder) => {
-          for (let kv = 0; kv < nKv; kv++) {
+          const target = (kv * n + at) * rowBytes;
+          if (keys instanceof Float32Array) {
+            const rows = keys.subarray(kv * stride * shape.headWidth, (kv * stride + tokens) * shape.headWidth);
+            gpu.device.queue.writeBuffer(copy.buffer, target, rows as Float32Array<ArrayBuffer>);
+          } else {
             const source = keys.offset + kv * stride * rowBytes;
-            encoder.copyBufferToBuffer(keys.buffer, source, buffer, target(kv), tokens * rowBytes);
+            encoder.copyBufferToBuffer(keys.buffer, source, copy.buffer, target, tokens * rowBytes);
           }
-        });
+        }
+        at += tokens;
       }
-      at += tokens;
-    }
+    });
   } catch (error) {
     copy.destroy();
     throw error;
   }
-  return { keys: { buffer, offset: 0, size: bytes }, stride: n, elements: "f32", copy };
+  return { ...joined(copy), elements: "f32", copy };
 }
 
 /** Widens f16 keys to f32, some tokens at a time. Its holder frees it. */

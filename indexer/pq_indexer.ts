@@ -500,20 +500,21 @@ export class PqIndexer {
           refuse(action, `keys must be those of all ${n} cached tokens, ${bytes} bytes`, `the buffer has ${has}`);
         }
       }
-      const fresh = await this.#trained([part], this.#initOffset!);
-      const codes = await this.#layer.exportCodes(this.codedTokens);
-      try {
-        this.#useCodebook(fresh);
-        await this.#codeParts([part]);
-      } catch (error) {
+      await this.#trained([part], this.#initOffset!, async (fresh, part) => {
+        const codes = await this.#layer.exportCodes(this.codedTokens);
         try {
-          this.#useCodebook(codebook);
-          if (codes.length > 0) this.#layer.importCodes(codes, this.codedTokens);
-        } catch {
-          // What failed first says more: a lost device fails here as well.
+          this.#useCodebook(fresh);
+          await this.#codePart(part);
+        } catch (error) {
+          try {
+            this.#useCodebook(codebook);
+            if (codes.length > 0) this.#layer.importCodes(codes, this.codedTokens);
+          } catch {
+            // What failed first says more: a lost device fails here as well.
+          }
+          throw error;
         }
-        throw error;
-      }
+      });
     });
   }
 
@@ -934,21 +935,33 @@ export class PqIndexer {
     // What the device cannot hold is refused before time is spent on training.
     await this.#makeRoom(n, this.#roomRows, 0);
     const initOffset = initOffsetAt(this.#config, n);
-    const codebook = await this.#trained(parts, initOffset);
-    this.#initOffset = initOffset;
-    this.#useCodebook(codebook);
-    await this.#codeParts(parts);
+    await this.#trained(parts, initOffset, (codebook, part) => {
+      this.#initOffset = initOffset;
+      this.#useCodebook(codebook);
+      return this.#codePart(part);
+    });
   }
 
-  /** A codebook of these keys. */
-  async #trained(parts: readonly KeyPart[], initOffset: number): Promise<Codebook> {
-    const { shape } = this.#config, gpu = this.#gpu;
+  /** Trains a codebook on keys of all tokens, then has it used on the same keys, joined to one part. */
+  async #trained(
+    parts: readonly KeyPart[],
+    initOffset: number,
+    use: (codebook: Codebook, part: KeyPart) => Promise<void>,
+  ): Promise<void> {
+    const { shape } = this.#config, gpu = this.#gpu, tokens = this.#tokens;
     const { seed, iterations, tolerance, onTrainProgress } = this.#options;
     const options = { seed, iterations, tolerance, initOffset, onProgress: onTrainProgress };
-    checkTraining(shape, this.#tokens, options);
+    checkTraining(shape, tokens, options);
     const where = this.#options.trainOn ?? (gpu && !gpu.info.isSoftware ? "gpu" : "cpu");
-    if (where === "cpu" || !gpu) return trainCentroids(shape, await readParts(gpu, shape, parts), options);
-    const bytes = this.#keyBytes(this.#tokens);
+    if (where === "cpu" || !gpu) {
+      const all = await readParts(gpu, shape, parts);
+      const codebook = trainCentroids(shape, all, options);
+      return await use(
+        codebook,
+        parts.length === 1 ? parts[0] : { tokens, stride: tokens, keys: all, elements: "f32" },
+      );
+    }
+    const bytes = this.#keyBytes(tokens);
     if ((parts.length > 1 || parts[0].keys instanceof Float32Array) && bytes > gpu.limits.maxBufferSize) {
       refuse(
         "train a codebook",
@@ -958,34 +971,26 @@ export class PqIndexer {
     }
     const { copy, ...keys } = await gatherParts(gpu, shape, parts);
     try {
-      const tokens = parts.reduce((sum, part) => sum + part.tokens, 0);
       const { centroids, phi } = await trainOnGpu(gpu, shape, { ...keys, tokens }, options);
-      return phi ? { centroids, phi } : { centroids };
+      await use(phi ? { centroids, phi } : { centroids }, { ...keys, tokens });
     } finally {
       copy?.destroy();
     }
   }
 
   /** Codes the keys of all tokens. */
-  async #codeParts(parts: readonly KeyPart[]): Promise<void> {
-    const { shape } = this.#config;
-    let at = 0;
-    for (const part of parts) {
-      const { keys, tokens, stride, elements } = part;
-      const bytes = this.#keyBytes(stride, elements);
-      if (keys instanceof Float32Array || bytes > this.#gpu!.limits.maxStorageBufferBindingSize) {
-        await this.#code(await readParts(this.#gpu, shape, [part]), tokens, at);
-      } else if (elements === "f32") {
-        await this.#code({ ...keys, size: bytes }, tokens, at, stride);
-      } else {
-        const most = Math.min(tokens, Math.max(1, Math.floor(this.#layer.maxKeyBytes / this.#keyBytes(1))));
-        using widener = await KeyWidener.create(this.#gpu!, shape, most);
-        for (let first = 0; first < tokens; first += most) {
-          const count = Math.min(most, tokens - first);
-          await this.#code(await widener.widen(part, first, count), count, at + first);
-        }
-      }
-      at += tokens;
+  async #codePart(part: KeyPart): Promise<void> {
+    const { shape } = this.#config, { keys, tokens, stride, elements } = part;
+    const bytes = this.#keyBytes(stride, elements);
+    if (keys instanceof Float32Array || bytes > this.#gpu!.limits.maxStorageBufferBindingSize) {
+      return await this.#code(await readParts(this.#gpu, shape, [part]), tokens, 0);
+    }
+    if (elements === "f32") return await this.#code({ ...keys, size: bytes }, tokens, 0, stride);
+    const most = Math.min(tokens, Math.max(1, Math.floor(this.#layer.maxKeyBytes / this.#keyBytes(1))));
+    using widener = await KeyWidener.create(this.#gpu!, shape, most);
+    for (let at = 0; at < tokens; at += most) {
+      const count = Math.min(most, tokens - at);
+      await this.#code(await widener.widen(part, at, count), count, at);
     }
   }
 

@@ -21,6 +21,7 @@ import {
 } from "../kernels/train/train.ts";
 import { trainingKernels } from "../kernels/train/training.ts";
 import { refuse } from "./config.ts";
+import { elementBytes, type KeyElements } from "./key_parts.ts";
 import { checkTraining, refuseFewFinite, refusePhi, type TrainOptions } from "./kmeans.ts";
 import type { Codebook } from "./reference.ts";
 
@@ -33,7 +34,7 @@ export interface TrainKeys {
   /** Tokens from one (batch, KV head) to the next. Default: `tokens`. */
   readonly stride?: number;
   /** How they are kept. Default "f32". */
-  readonly elements?: "f32" | "f16";
+  readonly elements?: KeyElements;
 }
 
 /** Options of {@linkcode trainOnGpu}; `onProgress` is called after every iteration. */
@@ -67,8 +68,8 @@ export function sampleSize(shape: LayerShape, n: number, { maxKeysPerCentroid = 
  * k-means++ on every 16·C-th part of a stratified sample of the finite keys, then Lloyd iterations over the sample. A key
  * that has a NaN or ±inf anywhere is left out.
  *
- * @throws {RangeError} for fewer keys than centroids, or fewer finite ones in the sample, squared norms beyond f32 (metric "ip"), a buffer that is too
- * small, or keys of one (batch, KV head) that one binding cannot hold
+ * @throws {RangeError} for fewer keys than centroids, or fewer finite ones in the sample, squared norms beyond f32 (metric
+ * "ip"), a buffer that is too small, or keys of one (batch, KV head) that one binding cannot hold
  */
 export async function trainOnGpu(
   gpu: Gpu,
@@ -81,7 +82,7 @@ export async function trainOnGpu(
   checkTraining(shape, tokens, options);
   const n = tokens - initOffset;
   const nKv = shape.batch * shape.kvHeads;
-  const kvBytes = stride * shape.headWidth * (elements === "f32" ? 4 : 2);
+  const kvBytes = stride * shape.headWidth * elementBytes(elements);
   const whole = (bytes: number) => Math.ceil(bytes / 4) * 4;
   const anySize = { ...gpu.limits, maxStorageBufferBindingSize: Infinity };
   const all = resolveInput("keys", given.keys, whole(nKv * kvBytes), anySize);
@@ -176,7 +177,10 @@ async function runSlice(
   progress?: (done: number) => void,
 ): Promise<Run> {
   const compile = (kernels: Kernel[]) =>
-    Promise.all(kernels.map((kernel) => CompiledKernel.create(gpu, kernel, shape)));
+    Promise.all(
+      kernels.filter((kernel) => kernel.work(shape, step).workgroups > 0)
+        .map((kernel) => CompiledKernel.create(gpu, kernel, shape)),
+    );
   const kernels = trainingKernels(options);
   const [start, iteration] = await Promise.all([compile(kernels.start), compile(kernels.iteration)]);
   const owned = new Map<string, OwnedBuffer>();

@@ -35,7 +35,8 @@ export const shortIndices: BufferDef = {
 /** u32 `[B, H, rows]`: their lengths */
 export const shortLengths: BufferDef = { name: "shortLengths", type: "u32", elements: nLists };
 
-function shortRow(row: RowShape): RowShape {
+/** A row whose heavy tokens are the shortlist. */
+export function shortRow(row: RowShape): RowShape {
   const nHeavy = row.nShort ?? row.nHeavy;
   return { ...row, nHeavy, listLength: row.listLength - row.nHeavy + nHeavy };
 }

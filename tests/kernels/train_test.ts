@@ -28,6 +28,11 @@ const CASES: Record<string, { shape: LayerShape; step: StepShape; elements: "f32
     step: trainShape(300, 0, 300, 300),
     elements: "f32",
   },
+  "subvectors wider than any workgroup array of a fixed size": {
+    shape: { batch: 1, heads: 1, kvHeads: 1, headWidth: 600, subvectors: 1, centroids: 8, augmented: false },
+    step: trainShape(200, 0, 200, 200),
+    elements: "f32",
+  },
   "two blocks of centroids": {
     shape: { batch: 1, heads: 1, kvHeads: 1, headWidth: 80, subvectors: 2, centroids: 128, augmented: false },
     step: trainShape(1100, 40, 1050, 1030),

@@ -4,8 +4,7 @@
  * @module
  */
 
-import { nLists, type StepShape } from "../../../kernels/shape.ts";
-import { SHORTLIST } from "../../../kernels/refine/refine_list.ts";
+import { shortRow } from "../../../kernels/refine/refine_list.ts";
 import type { Capacity, ResolvedConfig } from "../../config.ts";
 import { bestExact } from "../../reference.ts";
 import { Selection, type SelectionData } from "../../selection.ts";
@@ -48,11 +47,11 @@ export class RefinedLayer implements Layer {
   }
 
   async run(step: LayerStep): Promise<Selection | undefined> {
-    const { rows } = SHORTLIST.step!(step as LayerStep & StepShape);
+    const rows = step.rows.map(shortRow);
     const selection = await this.#short.run({ ...step, rows });
     if (!selection) return undefined;
     const short = await selection.read();
-    const lists = nLists(this.#config.shape, step as LayerStep & StepShape);
+    const lists = this.#config.shape.batch * this.#config.shape.heads * rows.length;
     const listStride = Math.max(1, this.#capacity!.list), weightStride = this.#capacity!.tokens;
     const indices = new Uint32Array(lists * listStride), lengths = new Uint32Array(lists);
     const weights = this.#weights ? new Float32Array(lists * weightStride) : undefined;
