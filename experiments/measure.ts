@@ -385,15 +385,25 @@ export async function timePasses(
       }
     });
   };
-  const warm = () => round(gpu.info.isSoftware ? 1 : TIMED_ROUND, (encoder) => encoder.beginComputePass());
+  const { isSoftware } = gpu.info;
+  let rounds = isSoftware ? 1 : 8;
+  const keepBusy = async () => {
+    for (let k = 0; k < rounds; k++) {
+      await round(isSoftware ? 1 : TIMED_ROUND, (encoder) => encoder.beginComputePass());
+    }
+  };
+  // Clocks idle low, rise slowly, and only while there is always work: several submits per fence.
   const from = performance.now();
   do {
-    await warm();
+    const begin = performance.now();
+    await keepBusy();
     await gpu.fence();
-  } while (!gpu.info.isSoftware && performance.now() - from < 1000); // after a long pause clocks are slow to rise
+    const ms = (performance.now() - begin) / rounds;
+    if (!isSoftware) rounds = Math.max(1, Math.min(64, Math.ceil(KEEP_WARM_MS / ms)));
+  } while (!isSoftware && performance.now() - from < 1000);
   const all: number[] = [];
   while (all.length < samples) {
-    if (!gpu.info.isSoftware) await warm();
+    if (!isSoftware) await keepBusy();
     await round(Math.min(TIMED_ROUND, samples - all.length), (encoder) => timer.beginPass(encoder, "pass"));
     all.push(...(await timer.read()).map(({ us }) => us));
   }

@@ -159,7 +159,13 @@ export const ROW_FIELDS = [
   "candBegin",
   "candEnd",
   "listLength",
+  "nShort",
 ] as const;
+
+/** A row's field as kernels read it: what is taken by score is n_heavy where there is no shortlist. */
+export function rowField(row: RowShape, field: (typeof ROW_FIELDS)[number]): number {
+  return row[field] ?? row.nHeavy;
+}
 
 /** u32 words before the rows: the fields, padded to a multiple of 16 bytes as WGSL's uniform layout wants. */
 const HEAD_WORDS = Math.ceil(PARAM_FIELDS.length / 4) * 4;
@@ -188,7 +194,7 @@ export function packParams(step: StepShape, out: Uint32Array): number {
   const fields = { ...step, ...derived };
   PARAM_FIELDS.forEach((field, ix) => out[ix] = fields[field]);
   step.rows.forEach((row, r) => {
-    ROW_FIELDS.forEach((field, ix) => out[HEAD_WORDS + r * ROW_WORDS + ix] = row[field]);
+    ROW_FIELDS.forEach((field, ix) => out[HEAD_WORDS + r * ROW_WORDS + ix] = rowField(row, field));
   });
   return HEAD_WORDS + step.rows.length * ROW_WORDS;
 }

@@ -54,7 +54,7 @@ fn attend_merge(
         let at = first + p * row;
         all = fma(exp(partial[at + HEAD_WIDTH] - largest), partial[at + column], all);
       }
-      output[list_ix * HEAD_WIDTH + column] = select(0.0, all / sum, sum > 0.0);
+      output[list_ix * HEAD_WIDTH + column] = select(all / sum, 0.0, sum == 0.0);
     }
   }
 }
@@ -67,25 +67,28 @@ fn attend_merge(
 // partial: f32[lists, n_parts(), D + 2], see \`attend.wgsl\`
 // output:  f32[B, H, rows, D], written where there is one part
 //
-// One workgroup owns one part of one list: PART tokens, as many as it has invocations. Sixteen invocations share a token and
-// read eight neighbouring columns each (sixteen bytes of f16), and eight more 128 columns on. Scores are taken relative to
-// the largest of the part (\`attend_merge\` does the same with the parts), so nothing overflows.
+// One workgroup owns one part of one list: PART tokens, as many as it has invocations. Sixteen invocations, a group, share
+// sixteen tokens and read eight neighbouring columns of each (sixteen bytes of f16), and eight more 128 columns on; no load waits for another
+// token's. A group takes its scores relative to its own largest and needs no other until the end: there the groups are merged,
+// as \`attend_merge\` merges the parts, so nothing overflows.
 // Source: Dao, Fu, Ermon, Rudra, Ré 2022; the split over the list as in Flash-Decoding (Dao, Haziza, Massa, Sizov 2023).
 
 override WG: u32;  // PART, a power of two from 64 on
 
 @group(0) @binding(1) var<storage, read> query: array<f32>;
-@group(0) @binding(4) var<storage, read_write> partial: array<f32>;
-@group(0) @binding(5) var<storage, read_write> output: array<f32>;
+@group(0) @binding(3) var<storage, read_write> partial: array<f32>;
+@group(0) @binding(4) var<storage, read_write> output: array<f32>;
 
 const NONE = -3.4028234e38;  // below every score
 
-override GROUPS: u32 = WG / 16u;
+override GROUPS: u32 = WG / 16u;  // a power of two from 4 on; token i of the part belongs to group i % GROUPS
 override SUM_WORDS: u32 = GROUPS * HEAD_WIDTH;
 
 var<workgroup> wg_scores: array<f32, WG>;       // scores, then weights; 4 bytes per invocation
 var<workgroup> wg_tokens: array<u32, WG>;       // 4 bytes per invocation
 var<workgroup> wg_sums: array<f32, SUM_WORDS>;  // D / 4 bytes per invocation
+var<workgroup> wg_largest: array<f32, GROUPS>;  // the groups' largest scores
+var<workgroup> wg_shares: array<vec2f, GROUPS>; // what a group's sums count in the part's, and the sum of its weights by that
 
 // This invocation's part of the product of the query and the key of the part's i-th token.
 fn score_part(kv: u32, i: u32, part: u32, low: Eight, high: Eight) -> f32 {
@@ -95,19 +98,36 @@ fn score_part(kv: u32, i: u32, part: u32, low: Eight, high: Eight) -> f32 {
   return sum;
 }
 
-// Scores of a quarter of the part.
-fn score_quarter(lane: u32, kv: u32, quarter: u32, low: Eight, high: Eight) {
-  let part = lane % 16u;
-  let first = quarter * (WG / 4u) + lane / 16u;
-  let sum = add_rows(lane, vec4f(
+// The parts of four tokens' products from the first-th on, GROUPS apart.
+fn score_parts(kv: u32, first: u32, part: u32, low: Eight, high: Eight) -> vec4f {
+  return vec4f(
     score_part(kv, first, part, low, high),
     score_part(kv, first + GROUPS, part, low, high),
     score_part(kv, first + 2u * GROUPS, part, low, high),
     score_part(kv, first + 3u * GROUPS, part, low, high),
-  ));
+  );
+}
+
+// Keeps the scores of a quarter of the part.
+fn keep_scores(lane: u32, quarter: u32, parts: vec4f) {
+  let sum = add_rows(lane, parts);
   let row = row_of(lane);
   if (row < WG / 4u) { wg_scores[quarter * (WG / 4u) + row] = sum; }
   workgroupBarrier();  // also where shuffles add rows: they need the subgroup together
+}
+
+fn highest(x: vec4f) -> f32 {
+  return max(max(x.x, x.y), max(x.z, x.w));
+}
+
+// Four of a group's scores, or weights.
+fn four_scores(first: u32) -> vec4f {
+  return vec4f(
+    wg_scores[first],
+    wg_scores[first + GROUPS],
+    wg_scores[first + 2u * GROUPS],
+    wg_scores[first + 3u * GROUPS],
+  );
 }
 
 struct Sums {
@@ -116,19 +136,44 @@ struct Sums {
 }
 
 fn add_eight(sum: Eight, weight: f32, value: Eight) -> Eight {
-  return Eight(fma(vec4f(weight), value.a, sum.a), fma(vec4f(weight), value.b, sum.b));
+  let counts = weight != 0.0;
+  return Eight(
+    select(sum.a, fma(vec4f(weight), value.a, sum.a), counts),
+    select(sum.b, fma(vec4f(weight), value.b, sum.b), counts),
+  );
 }
 
 // Adds the value of the part's i-th token, unless it has no weight: what no token stands for may hold anything.
-fn add_value(sums: Sums, kv: u32, i: u32, part: u32) -> Sums {
-  let weight = wg_scores[i];
+fn add_value(sums: Sums, kv: u32, i: u32, part: u32, weight: f32) -> Sums {
   let token = wg_tokens[i];
   var result = sums;
-  if (weight > 0.0) {
-    result.low = add_eight(sums.low, weight, eight_values(eight_at(kv, token, part)));
-    if (HEAD_WIDTH > 128u) { result.high = add_eight(sums.high, weight, eight_values(eight_at(kv, token, part + 16u))); }
-  }
+  result.low = add_eight(sums.low, weight, eight_values(eight_at(kv, token, part)));
+  if (HEAD_WIDTH > 128u) { result.high = add_eight(sums.high, weight, eight_values(eight_at(kv, token, part + 16u))); }
   return result;
+}
+
+fn add_values(sums: Sums, kv: u32, first: u32, part: u32) -> Sums {
+  let weights = four_scores(first);
+  let a = add_value(sums, kv, first, part, weights.x);
+  let b = add_value(a, kv, first + GROUPS, part, weights.y);
+  let c = add_value(b, kv, first + 2u * GROUPS, part, weights.z);
+  return add_value(c, kv, first + 3u * GROUPS, part, weights.w);
+}
+
+// Of four groups from the first on: a column's sum, the sum of the weights, the largest score.
+fn merged_column(first: u32, column: u32) -> f32 {
+  return fma(wg_shares[first].x, wg_sums[first * HEAD_WIDTH + column],
+      wg_shares[first + 1u].x * wg_sums[(first + 1u) * HEAD_WIDTH + column]) +
+    fma(wg_shares[first + 2u].x, wg_sums[(first + 2u) * HEAD_WIDTH + column],
+      wg_shares[first + 3u].x * wg_sums[(first + 3u) * HEAD_WIDTH + column]);
+}
+
+fn merged_weight(first: u32) -> f32 {
+  return (wg_shares[first].y + wg_shares[first + 1u].y) + (wg_shares[first + 2u].y + wg_shares[first + 3u].y);
+}
+
+fn largest_of(first: u32) -> f32 {
+  return max(max(wg_largest[first], wg_largest[first + 1u]), max(wg_largest[first + 2u], wg_largest[first + 3u]));
 }
 
 fn keep_eight(at: u32, eight: Eight) {
@@ -150,50 +195,76 @@ fn attend_part(lane: u32, list_ix: u32, part_ix: u32) {
   var high = Eight();
   if (HEAD_WIDTH > 128u) { high = query_columns(list_ix, 8u * part + 128u); }
   let at = part_ix * PART + lane;
+  // Loaded before it is known whether there is one: nothing waits for the list's length.
+  let listed = listed_token(list_ix, at);
   let is_listed = at < list_length(list_ix);
-  var token = 0u;
-  var weight = 0.0;
-  if (is_listed) {
-    token = listed_token(list_ix, at);
-    weight = weight_of(list_ix, token);
-  }
+  let token = select(0u, listed, is_listed);
+  let weight = select(0.0, weight_of(list_ix, listed), is_listed);
   wg_tokens[lane] = token;
   workgroupBarrier();
-  score_quarter(lane, kv, 0u, low, high);
-  score_quarter(lane, kv, 1u, low, high);
-  score_quarter(lane, kv, 2u, low, high);
-  score_quarter(lane, kv, 3u, low, high);
-
-  var score = NONE;
-  if (weight > 0.0) { score = wg_scores[lane] * inverseSqrt(f32(HEAD_WIDTH)) + log(weight); }
-  let largest = greatest(lane, score);
-  var share = 0.0;
-  if (weight > 0.0) { share = exp(score - largest); }
-  wg_scores[lane] = share;
-  let sum = total(lane, share);
-
-  var sums = Sums();
-  for (var k = 0u; k < 16u; k += 4u) {
-    let i = lane / 16u + k * GROUPS;
-    sums = add_value(sums, kv, i, part);
-    sums = add_value(sums, kv, i + GROUPS, part);
-    sums = add_value(sums, kv, i + 2u * GROUPS, part);
-    sums = add_value(sums, kv, i + 3u * GROUPS, part);
-  }
-  let row = lane / 16u * HEAD_WIDTH;
-  if (8u * part < HEAD_WIDTH) { keep_eight(row + 8u * part, sums.low); }
-  if (8u * part + 128u < HEAD_WIDTH) { keep_eight(row + 8u * part + 128u, sums.high); }
+  let group = lane / 16u;
+  let quarter = 4u * GROUPS;
+  let parts_0 = score_parts(kv, group, part, low, high);
+  let parts_1 = score_parts(kv, group + quarter, part, low, high);
+  let parts_2 = score_parts(kv, group + 2u * quarter, part, low, high);
+  let parts_3 = score_parts(kv, group + 3u * quarter, part, low, high);
+  keep_scores(lane, 0u, parts_0);
+  keep_scores(lane, 1u, parts_1);
+  keep_scores(lane, 2u, parts_2);
+  keep_scores(lane, 3u, parts_3);
+  wg_scores[lane] = select(NONE, wg_scores[lane] * inverseSqrt(f32(HEAD_WIDTH)) + log(weight), weight > 0.0);
   workgroupBarrier();
 
+  // An invocation weighs one of its group's sixteen tokens.
+  let own = max(
+    max(highest(four_scores(group)), highest(four_scores(group + quarter))),
+    max(highest(four_scores(group + 2u * quarter)), highest(four_scores(group + 3u * quarter))),
+  );
+  let score = wg_scores[group + part * GROUPS];
+  workgroupBarrier();
+  wg_scores[group + part * GROUPS] = select(0.0, exp(score - own), score != NONE);
+  if (part == 0u) { wg_largest[group] = own; }
+  workgroupBarrier();
+
+  var sums = Sums();
+  sums = add_values(sums, kv, group, part);
+  sums = add_values(sums, kv, group + quarter, part);
+  sums = add_values(sums, kv, group + 2u * quarter, part);
+  sums = add_values(sums, kv, group + 3u * quarter, part);
+  let row = group * HEAD_WIDTH;
+  if (8u * part < HEAD_WIDTH) { keep_eight(row + 8u * part, sums.low); }
+  if (8u * part + 128u < HEAD_WIDTH) { keep_eight(row + 8u * part + 128u, sums.high); }
+  var largest = NONE;
+  for (var first = 0u; first < GROUPS; first += 16u) {
+    largest = max(largest, largest_of(first));
+    if (GROUPS > 4u) { largest = max(largest, largest_of(first + 4u)); }
+    if (GROUPS > 8u) { largest = max(largest, max(largest_of(first + 8u), largest_of(first + 12u))); }
+  }
+  if (lane < GROUPS) {
+    let four = vec4f(1.0);
+    let share = exp(wg_largest[lane] - largest);
+    let weights = dot(four_scores(lane), four) + dot(four_scores(lane + quarter), four) +
+      dot(four_scores(lane + 2u * quarter), four) + dot(four_scores(lane + 3u * quarter), four);
+    wg_shares[lane] = vec2f(share, share * weights);
+  }
+  workgroupBarrier();
+
+  var sum = 0.0;
+  for (var first = 0u; first < GROUPS; first += 16u) {
+    sum += merged_weight(first);
+    if (GROUPS > 4u) { sum += merged_weight(first + 4u); }
+    if (GROUPS > 8u) { sum += merged_weight(first + 8u) + merged_weight(first + 12u); }
+  }
   let out = (list_ix * n_parts() + part_ix) * (HEAD_WIDTH + 2u);
   for (var column = lane; column < HEAD_WIDTH; column += WG) {
     var all = 0.0;
-    for (var group = 0u; group < GROUPS; group += 4u) {
-      all += (wg_sums[group * HEAD_WIDTH + column] + wg_sums[(group + 1u) * HEAD_WIDTH + column]) +
-        (wg_sums[(group + 2u) * HEAD_WIDTH + column] + wg_sums[(group + 3u) * HEAD_WIDTH + column]);
+    for (var first = 0u; first < GROUPS; first += 16u) {
+      all += merged_column(first, column);
+      if (GROUPS > 4u) { all += merged_column(first + 4u, column); }
+      if (GROUPS > 8u) { all += merged_column(first + 8u, column) + merged_column(first + 12u, column); }
     }
     if (n_parts() == 1u) {
-      output[list_ix * HEAD_WIDTH + column] = select(0.0, all / sum, sum > 0.0);
+      output[list_ix * HEAD_WIDTH + column] = select(all / sum, 0.0, sum == 0.0);
     } else {
       partial[out + column] = all;
     }
@@ -223,7 +294,7 @@ fn list_length(list_ix: u32) -> u32 {
 }
 
 fn listed_token(list_ix: u32, at: u32) -> u32 {
-  return at;
+  return min(at, params.key_stride - 1u);
 }
 `,
   "attend/listed.wgsl": `// Attention over the tokens of lists, one per query head or one for the heads of a KV head. Bindings are this part's.
@@ -239,15 +310,16 @@ fn shared_list(list_ix: u32) -> u32 {
   return list_ix / params.n_rows / (HEADS / LIST_HEADS) * params.n_rows + list_ix % params.n_rows;
 }
 
-@group(0) @binding(6) var<storage, read> indices: array<u32>;
-@group(0) @binding(7) var<storage, read> lengths: array<u32>;
+@group(0) @binding(5) var<storage, read> indices: array<u32>;
+@group(0) @binding(6) var<storage, read> lengths: array<u32>;
 
 fn list_length(list_ix: u32) -> u32 {
   return min(lengths[shared_list(list_ix)], params.list_stride);
 }
 
 fn listed_token(list_ix: u32, at: u32) -> u32 {
-  return min(indices[shared_list(list_ix) * params.list_stride + at], params.key_stride - 1u);
+  let within = min(at, params.list_stride - 1u);
+  return min(indices[shared_list(list_ix) * params.list_stride + within], params.key_stride - 1u);
 }
 `,
   "attend/reduce_shared.wgsl": `// Maximum and sum over a workgroup, through workgroup memory, halving. Needs WG, a power of two. In uniform control flow
@@ -283,10 +355,10 @@ fn weight_of(list_ix: u32, token: u32) -> f32 {
 //
 // weights: f32[B, LIST_HEADS, rows, weight_stride]
 
-@group(0) @binding(8) var<storage, read> weights: array<f32>;
+@group(0) @binding(9) var<storage, read> weights: array<f32>;
 
 fn weight_of(list_ix: u32, token: u32) -> f32 {
-  return weights[shared_list(list_ix) * params.weight_stride + token];
+  return weights[shared_list(list_ix) * params.weight_stride + min(token, params.weight_stride - 1u)];
 }
 `,
   "layer/columns.wgsl": `// Shared part of everything that sums over the columns of a subvector. All kernels add up in one order,
@@ -330,7 +402,7 @@ fn product(x: Eight, y: Eight) -> f32 {
   "layer/keys_f16.wgsl": `// In place of \`keys_f32.wgsl\` where keys are f16, two per word: eight neighbouring columns are one vector. Needs no
 // optional feature: the words are unpacked to f32.
 
-@group(0) @binding(2) var<storage, read> keys: array<vec4u>;
+@group(0) @binding(10) var<storage, read> keys: array<vec4u>;
 
 fn eight_keys(at: u32) -> Eight {
   return unpacked(keys[at]);
@@ -338,7 +410,7 @@ fn eight_keys(at: u32) -> Eight {
 `,
   "layer/keys_f32.wgsl": `// How cached keys are read: f32, eight neighbouring columns are two vectors.
 
-@group(0) @binding(2) var<storage, read> keys: array<vec4f>;
+@group(0) @binding(10) var<storage, read> keys: array<vec4f>;
 
 fn eight_keys(at: u32) -> Eight {
   return Eight(keys[2u * at], keys[2u * at + 1u]);
@@ -369,7 +441,7 @@ struct Row {
   cand_begin: u32,    // candidates cand_begin .. cand_end, counted in coded tokens
   cand_end: u32,
   list_length: u32,
-  unused: u32,
+  n_short: u32,       // so many are taken by score, to choose n_heavy of them; n_heavy where nothing is re-ranked
 }
 
 struct Params {
@@ -505,7 +577,7 @@ fn row_of(lane: u32) -> u32 {
   "layer/values_f16.wgsl": `// In place of \`values_f32.wgsl\` where values are f16, two per word: eight neighbouring columns are one vector. Needs no
 // optional feature: the words are unpacked to f32.
 
-@group(0) @binding(3) var<storage, read> values: array<vec4u>;
+@group(0) @binding(2) var<storage, read> values: array<vec4u>;
 
 fn eight_values(at: u32) -> Eight {
   return unpacked(values[at]);
@@ -513,7 +585,7 @@ fn eight_values(at: u32) -> Eight {
 `,
   "layer/values_f32.wgsl": `// How cached values are read: f32, eight neighbouring columns are two vectors.
 
-@group(0) @binding(3) var<storage, read> values: array<vec4f>;
+@group(0) @binding(2) var<storage, read> values: array<vec4f>;
 
 fn eight_values(at: u32) -> Eight {
   return Eight(values[2u * at], values[2u * at + 1u]);
@@ -1363,6 +1435,60 @@ fn code_list(
   }
 }
 `,
+  "refine/rank_exactly.wgsl": `// Shared part of the kernels that re-rank a shortlist: the rank of the exact q·k of each of its tokens. Sixteen invocations
+// share a key. No 1/√D, as it changes no order. Needs the parts that read keys, add_rows, WG, and of the kernel:
+//   short_token(first, i): the i-th token of the shortlist that begins at \`first\`
+//   keep_rank(i, rank): takes its rank
+
+override HEAD_WIDTH: u32;  // D, a multiple of 8, at most 256
+
+// This invocation's part of the product of the query and the key of a token.
+fn exact_part(kv: u32, token: u32, part: u32, low: Eight, high: Eight) -> f32 {
+  let at = min(token, params.key_stride - 1u);
+  var sum = product(low, eight_keys(eight_at(kv, at, part)));
+  if (HEAD_WIDTH > 128u) { sum += product(high, eight_keys(eight_at(kv, at, part + 16u))); }
+  return sum;
+}
+
+// The parts of four tokens of a turn; past the shortlist's end those of its last one.
+fn exact_parts(lane: u32, kv: u32, turn: u32, first: u32, n: u32, low: Eight, high: Eight) -> vec4f {
+  let part = lane % 16u;
+  let i = turn * (WG / 4u) + lane / 16u;
+  let last = max(n, 1u) - 1u;
+  return vec4f(
+    exact_part(kv, short_token(first, min(i, last)), part, low, high),
+    exact_part(kv, short_token(first, min(i + WG / 16u, last)), part, low, high),
+    exact_part(kv, short_token(first, min(i + WG / 8u, last)), part, low, high),
+    exact_part(kv, short_token(first, min(i + WG / 16u * 3u, last)), part, low, high),
+  );
+}
+
+// Keeps the ranks of two turns. Ends with a barrier, also where shuffles add rows: they need the subgroup together.
+fn keep_ranks(lane: u32, turn: u32, n: u32, parts: vec4f, next_parts: vec4f) {
+  let sum = add_rows(lane, parts);
+  if (ROWS_NEED_BARRIER) { workgroupBarrier(); }
+  let next_sum = add_rows(lane, next_parts);
+  let row = row_of(lane);
+  let at = turn * (WG / 4u) + row;
+  if (row < WG / 4u && at < n) { keep_rank(at, rank_of(sum)); }
+  if (row < WG / 4u && at + WG / 4u < n) { keep_rank(at + WG / 4u, rank_of(next_sum)); }
+  workgroupBarrier();
+}
+
+// Ranks the n tokens of a shortlist; ends with a barrier if there are any. In uniform control flow only.
+fn rank_exactly(lane: u32, list_ix: u32, first: u32, n: u32) {
+  let kv = kv_of_list(list_ix);
+  let low = query_columns(list_ix, lane % 16u * 8u);
+  var high = Eight();
+  if (HEAD_WIDTH > 128u) { high = query_columns(list_ix, lane % 16u * 8u + 128u); }
+  // A turn ranks WG / 4 tokens; two at a time, so that the loads of both are under way together.
+  for (var turn = 0u; turn * (WG / 4u) < n; turn += 2u) {
+    let these = exact_parts(lane, kv, turn, first, n, low, high);
+    let others = exact_parts(lane, kv, turn + 1u, first, n, low, high);
+    keep_ranks(lane, turn, n, these, others);
+  }
+}
+`,
   "refine/refine_list.wgsl": `// refine_list: the n_heavy best of a shortlist by the exact q·k, ties to the lower token, between sink and window. Stage:
 // exact re-ranking, after any pipeline's step, whose lists are the shortlists.
 //
@@ -1374,19 +1500,18 @@ fn code_list(
 // lengths:       u32[B, H, rows]
 // weights:       f32[B, H, rows, weight_stride], if weights are written
 //
-// One workgroup owns one list. Sixteen invocations share a key; the ranks of the scores stay in workgroup memory, and
-// \`make_list.wgsl\` makes the list of them as if they were a tile's candidates. No 1/√D, as it changes no order. A row without heavy
-// tokens has no shortlist. Precondition: n_heavy tokens at least and SHORT at most are on the shortlist.
+// One workgroup owns one list. The ranks of the exact scores stay in workgroup memory, and \`make_list.wgsl\` makes the list of
+// them as if they were a tile's candidates. A row without heavy tokens has no shortlist. Precondition: n_heavy tokens at least
+// and SHORT at most are on the shortlist.
 
 override WG: u32;
-override HEAD_WIDTH: u32;  // D, a multiple of 8, at most 256
 override SHORT: u32;       // the most tokens of a shortlist, a multiple of 4
 
 @group(0) @binding(1) var<storage, read> query: array<f32>;
-@group(0) @binding(3) var<storage, read> short_indices: array<u32>;
-@group(0) @binding(4) var<storage, read> short_lengths: array<u32>;
-@group(0) @binding(5) var<storage, read_write> indices: array<u32>;
-@group(0) @binding(6) var<storage, read_write> lengths: array<u32>;
+@group(0) @binding(2) var<storage, read> short_indices: array<u32>;
+@group(0) @binding(3) var<storage, read> short_lengths: array<u32>;
+@group(0) @binding(4) var<storage, read_write> indices: array<u32>;
+@group(0) @binding(5) var<storage, read_write> lengths: array<u32>;
 
 var<workgroup> wg_ranks: array<u32, SHORT>;  // 4 bytes per token of a shortlist
 
@@ -1420,51 +1545,13 @@ fn four_ix(first: u32, at: u32, n_fours: u32) -> vec4u {
     params.init_offset;
 }
 
-// This invocation's part of the product of the query and the key of a shortlist's token.
-fn exact_part(kv: u32, listed: u32, part: u32, low: Eight, high: Eight) -> f32 {
-  let token = min(short_indices[listed], params.key_stride - 1u);
-  var sum = product(low, eight_keys(eight_at(kv, token, part)));
-  if (HEAD_WIDTH > 128u) { sum += product(high, eight_keys(eight_at(kv, token, part + 16u))); }
-  return sum;
+// What \`rank_exactly.wgsl\` asks for.
+fn short_token(first: u32, i: u32) -> u32 {
+  return short_indices[first + i];
 }
 
-// The parts of four tokens of a turn; past the shortlist's end those of its last one.
-fn exact_parts(lane: u32, kv: u32, turn: u32, first: u32, n: u32, low: Eight, high: Eight) -> vec4f {
-  let part = lane % 16u;
-  let i = turn * (WG / 4u) + lane / 16u;
-  let last = max(n, 1u) - 1u;
-  return vec4f(
-    exact_part(kv, first + min(i, last), part, low, high),
-    exact_part(kv, first + min(i + WG / 16u, last), part, low, high),
-    exact_part(kv, first + min(i + WG / 8u, last), part, low, high),
-    exact_part(kv, first + min(i + WG / 16u * 3u, last), part, low, high),
-  );
-}
-
-fn keep_ranks(lane: u32, turn: u32, n: u32, parts: vec4f) {
-  let sum = add_rows(lane, parts);
-  let row = row_of(lane);
-  let at = turn * (WG / 4u) + row;
-  if (row < WG / 4u && at < SHORT) { wg_ranks[at] = select(NO_CANDIDATE, rank_of(sum), at < n); }
-  workgroupBarrier();  // also where shuffles add rows: they need the subgroup together
-}
-
-// In uniform control flow only.
-fn rank_exactly(lane: u32, list_ix: u32, row: Row) {
-  let kv = kv_of_list(list_ix);
-  let first = first_short(list_ix, row);
-  let n = n_short(list_ix, row);
-  let low = query_columns(list_ix, lane % 16u * 8u);
-  var high = Eight();
-  if (HEAD_WIDTH > 128u) { high = query_columns(list_ix, lane % 16u * 8u + 128u); }
-  // A turn ranks WG / 4 tokens; two at a time, so that the loads of both are under way together. What no turn reaches stays 0,
-  // NO_CANDIDATE.
-  for (var turn = 0u; turn * (WG / 4u) < n; turn += 2u) {
-    let these = exact_parts(lane, kv, turn, first, n, low, high);
-    let others = exact_parts(lane, kv, turn + 1u, first, n, low, high);
-    keep_ranks(lane, turn, n, these);
-    keep_ranks(lane, turn + 1u, n, others);
-  }
+fn keep_rank(i: u32, rank: u32) {
+  wg_ranks[i] = rank;
 }
 
 @compute @workgroup_size(WG)
@@ -1476,7 +1563,7 @@ fn refine_list(
   let list_ix = job_ix(workgroup_id, num_workgroups);
   if (list_ix < n_lists()) {
     let row = row_of_list(list_ix);
-    if (row.n_heavy > 0u) { rank_exactly(lane, list_ix, row); }
+    if (row.n_heavy > 0u) { rank_exactly(lane, list_ix, first_short(list_ix, row), n_short(list_ix, row)); }
     make_list(lane, list_ix);
   }
 }
@@ -2447,6 +2534,11 @@ fn tiles_stride() -> u32 {
   return min(chunks, max(long_tiles(chunks), 2u * WORKGROUPS / (BATCH * HEADS))) * kept();
 }
 `,
+  "score_topk_list/as_taken.wgsl": `// Where the heavy tokens of a list by cells are those of the best scores: what was taken stays as it is. In place of it,
+// \`re_ranked.wgsl\` chooses among them.
+
+fn settle_heavy(lane: u32, list_ix: u32, row: Row) {}
+`,
   "score_topk_list/cell_list.wgsl": `// cell_list: lists by cells; the step's new keys were coded before. Stages: score, top-K and list (e08), where coding
 // beside the lists does not pay or a kernel may bind eight buffers only.
 //
@@ -2483,19 +2575,22 @@ fn cell_list(
 `,
   "score_topk_list/make_cell_list.wgsl": `// Shared part of the kernels that make a list by ranking cells instead of tokens. All tokens of a cell have one score: a list
 // needs as many scores as there are cells, however many tokens there are. Needs query, centroids, codes, postings, indices,
-// lengths, weights if they are written, fill_table and WG.
+// lengths, weights if they are written, fill_table, WG, and settle_heavy (see \`as_taken.wgsl\`).
 //
 // One workgroup owns one list. Its entries are the cells, each with as many tokens as it holds, and the tokens of the tail
 // (candidates that came after the postings were made). One weighted histogram of the entries' ranks finds the bin of the
-// n_heavy-th token; the few entries in it are compared with each other. Tokens of equal rank are taken from the lowest on:
+// n_short-th token; the few entries in it are compared with each other. Tokens of equal rank are taken from the lowest on:
 // within a cell they ascend, and the tail comes after all cells. Bins of many entries are narrowed on; where two cells
 // tie at the cut, all candidates are gone over one by one, the only thing here that grows with the tokens. The taken
-// tokens are put in order by counting how many are lower, all against all.
+// tokens are the heavy ones (n_short is n_heavy), or a shortlist out of which settle_heavy chooses those. They are put in
+// order by counting how many are lower, all against all.
 //
-// Preconditions: WG a power of two from 256 on; n_heavy is MOST_HEAVY at most, and that 512; every row's candidates begin at
-// post_begin and reach post_end; the tail is 1,000 tokens at most; no word of codes that is read here is written meanwhile.
+// Preconditions: WG a power of two from 256 on; n_heavy is MOST_HEAVY at most, and that 512; n_short is SHORT at most, and that
+// 4,096; every row's candidates begin at post_begin and reach post_end; the tail is 1,000 tokens at most; no word of codes that is
+// read here is written meanwhile.
 
 override MOST_HEAVY: u32;  // the most heavy tokens of a list, 1 to 512
+override SHORT: u32;       // the most tokens that are taken: MOST_HEAVY, or those of a shortlist
 
 // As many entries as can be compared each with each at once, an invocation per pair: 15 * 15 are less than 256.
 const MOST_MEMBERS = 15u;
@@ -2503,16 +2598,17 @@ const MOST_MEMBERS = 15u;
 // Marks an entry that is a token of the tail, not a cell.
 const IS_TOKEN = 0x80000000u;
 
-// Taken tokens, in fours; what is past the last is higher than any. PARTS invocations share the comparisons of one
+// Heavy tokens, in fours; what is past the last is higher than any. PARTS invocations share the comparisons of one
 // token where there are so many.
 override HEAVY_FOURS: u32 = (MOST_HEAVY + 3u) / 4u;
 override HEAVY_ROOM: u32 = 4u * HEAVY_FOURS;
+override TAKEN_ROOM: u32 = max(SHORT, HEAVY_ROOM);
 override PARTS: u32 = min(max(WG / HEAVY_ROOM, 1u), HEAVY_FOURS);
 override FOURS_PER_PART: u32 = (HEAVY_FOURS + PARTS - 1u) / PARTS;
 
 var<workgroup> wg_taken: atomic<u32>;                       // ranges of tokens taken, in bits 20 and up; their tokens
-var<workgroup> wg_ranges: array<vec2u, MOST_HEAVY>;         // (how many tokens before it, where it begins)
-var<workgroup> wg_tokens: array<u32, HEAVY_ROOM>;           // taken tokens, in any order
+var<workgroup> wg_ranges: array<vec2u, SHORT>;              // (how many tokens before it, where it begins)
+var<workgroup> wg_tokens: array<u32, TAKEN_ROOM>;           // taken tokens, then heavy ones, in any order
 var<workgroup> wg_n_lower: array<atomic<u32>, HEAVY_ROOM>;  // how many of them are lower
 var<workgroup> wg_heavy: array<u32, HEAVY_ROOM>;            // they, ascending
 var<workgroup> wg_n_members: atomic<u32>;
@@ -2716,32 +2812,35 @@ fn take_one_by_one(lane: u32, kv: u32, row: Row, cut: Cut, begin: u32, need: u32
 // loops are not unrolled on every device.
 fn later_range(low: u32, step: u32, i: u32, n_ranges: u32) -> u32 {
   let at = low + step;
-  let begin = wg_ranges[min(at, MOST_HEAVY - 1u)].x;
+  let begin = wg_ranges[min(at, SHORT - 1u)].x;
   return select(low, at, at < n_ranges && begin <= i);
 }
 
 // The i-th of the taken tokens, in any order.
 fn taken_token(kv: u32, i: u32, n_ranges: u32) -> u32 {
   var at = 0u;
-  if (MOST_HEAVY > 256u) { at = later_range(at, 256u, i, n_ranges); }
-  if (MOST_HEAVY > 128u) { at = later_range(at, 128u, i, n_ranges); }
-  if (MOST_HEAVY > 64u) { at = later_range(at, 64u, i, n_ranges); }
-  if (MOST_HEAVY > 32u) { at = later_range(at, 32u, i, n_ranges); }
-  if (MOST_HEAVY > 16u) { at = later_range(at, 16u, i, n_ranges); }
-  if (MOST_HEAVY > 8u) { at = later_range(at, 8u, i, n_ranges); }
-  if (MOST_HEAVY > 4u) { at = later_range(at, 4u, i, n_ranges); }
-  if (MOST_HEAVY > 2u) { at = later_range(at, 2u, i, n_ranges); }
-  if (MOST_HEAVY > 1u) { at = later_range(at, 1u, i, n_ranges); }
+  if (SHORT > 2048u) { at = later_range(at, 2048u, i, n_ranges); }
+  if (SHORT > 1024u) { at = later_range(at, 1024u, i, n_ranges); }
+  if (SHORT > 512u) { at = later_range(at, 512u, i, n_ranges); }
+  if (SHORT > 256u) { at = later_range(at, 256u, i, n_ranges); }
+  if (SHORT > 128u) { at = later_range(at, 128u, i, n_ranges); }
+  if (SHORT > 64u) { at = later_range(at, 64u, i, n_ranges); }
+  if (SHORT > 32u) { at = later_range(at, 32u, i, n_ranges); }
+  if (SHORT > 16u) { at = later_range(at, 16u, i, n_ranges); }
+  if (SHORT > 8u) { at = later_range(at, 8u, i, n_ranges); }
+  if (SHORT > 4u) { at = later_range(at, 4u, i, n_ranges); }
+  if (SHORT > 2u) { at = later_range(at, 2u, i, n_ranges); }
+  if (SHORT > 1u) { at = later_range(at, 1u, i, n_ranges); }
   let range = wg_ranges[at];
   if ((range.y & IS_TOKEN) != 0u) { return range.y & ~IS_TOKEN; }
   return posting(kv, range.y + i - range.x);
 }
 
 // Gathers the i-th of the taken tokens; behind the last, what is higher than any.
-fn gather(i: u32, kv: u32, n_heavy: u32, n_ranges: u32) {
-  if (i < HEAVY_ROOM) {
+fn gather(i: u32, kv: u32, n_taken: u32, n_ranges: u32) {
+  if (i < TAKEN_ROOM) {
     var token = 0xffffffffu;
-    if (i < n_heavy) { token = taken_token(kv, i, n_ranges); }
+    if (i < n_taken) { token = taken_token(kv, i, n_ranges); }
     wg_tokens[i] = token;
   }
 }
@@ -2821,8 +2920,8 @@ fn count_lower(i: u32, part: u32) {
   atomicAdd(&wg_n_lower[i], n_lower);
 }
 
-// Puts the taken tokens in order. In uniform control flow only; begins after a barrier and ends with one.
-fn sort_taken(lane: u32, n_heavy: u32) {
+// Puts the heavy tokens in order. In uniform control flow only; begins after a barrier and ends with one.
+fn sort_heavy(lane: u32, n_heavy: u32) {
   let part = lane / HEAVY_ROOM;
   let first = lane % HEAVY_ROOM;
   if (part < PARTS && first < n_heavy) { count_lower(first, part); }
@@ -2942,7 +3041,7 @@ fn make_list(lane: u32, list_ix: u32) {
         offer_four(lane, cells_at(kv, four + lane).ranks, vec4u(NO_CANDIDATE));
       }
     }
-    let range = offered_range(row.n_heavy);
+    let range = offered_range(row.n_short);
     let found = find_bin(lane, entries, range);
     let cut = narrowed(range, bin_shift(range), found);
 
@@ -2961,26 +3060,156 @@ fn make_list(lane: u32, list_ix: u32) {
     if (n_members <= MOST_MEMBERS && lane < n_members) { take_member(lane, cut.need); }
     workgroupBarrier();
     let taken = atomicLoad(&wg_taken);
-    let is_done = (taken & 0xfffffu) == row.n_heavy;
+    let is_done = (taken & 0xfffffu) == row.n_short;
     if (is_done) {
-      gather(lane, kv, row.n_heavy, taken >> 20u);
-      if (HEAVY_ROOM > WG) {
-        for (var i = lane + WG; i < HEAVY_ROOM; i += WG) { gather(i, kv, row.n_heavy, taken >> 20u); }
+      gather(lane, kv, row.n_short, taken >> 20u);
+      if (TAKEN_ROOM > WG) {
+        for (var i = lane + WG; i < TAKEN_ROOM; i += WG) { gather(i, kv, row.n_short, taken >> 20u); }
       }
     }
     if (lane == 0u) { wg_is_done = u32(is_done); }
     if (workgroupUniformLoad(&wg_is_done) == 0u) {
       take_exactly(lane, entries, row, cut);
       let n_ranges = atomicLoad(&wg_taken) >> 20u;
-      for (var i = lane; i < HEAVY_ROOM; i += WG) { gather(i, kv, row.n_heavy, n_ranges); }
+      for (var i = lane; i < TAKEN_ROOM; i += WG) { gather(i, kv, row.n_short, n_ranges); }
       workgroupBarrier();
     }
-    sort_taken(lane, row.n_heavy);
+    settle_heavy(lane, list_ix, row);
+    sort_heavy(lane, row.n_heavy);
   } else {
     workgroupBarrier();  // every invocation has read how long the old list was
   }
   write_list(lane, list_ix, row, n_old, old);
   if (lane == 0u) { lengths[list_ix] = row.list_length; }
+}
+`,
+  "score_topk_list/re_ranked.wgsl": `// In place of \`as_taken.wgsl\`: what a list by cells took is a shortlist, and its heavy tokens are the n_heavy best of it
+// by the exact q·k, ties to the lower token. Stage: exact re-ranking, in the dispatch that made the shortlist.
+//
+// The shortlist needs no order for that. One histogram, of bins of equal width between the extremes of the exact scores, finds the
+// bin of the n_heavy-th; the few tokens in it are compared with each other. Where they are many (scores tie, or are not
+// finite), they are found by going over the shortlist.
+
+const INFINITE_RANK = 0xff800000u;  // that of +inf; -inf has the complement
+
+// How exact scores fall into the bins.
+struct Bins {
+  lowest: f32,
+  per_score: f32,  // bins per unit of score; 0 where one bin holds everything
+}
+
+// What \`rank_exactly.wgsl\` asks for.
+fn short_token(first: u32, i: u32) -> u32 {
+  return params.init_offset + wg_tokens[i];
+}
+
+// A token's place among the ranges, which are read no more, takes its rank; wg_tokens becomes free for what is chosen.
+fn keep_rank(i: u32, rank: u32) {
+  wg_ranges[i] = vec2u(rank, wg_tokens[i]);
+  atomicMax(&wg_highest, rank);
+  atomicMax(&wg_not_lowest, ~rank);
+}
+
+// The score of a rank that is not that of NaN; +0 for -0.
+fn score_of(rank: u32) -> f32 {
+  return bitcast<f32>(select(~rank, rank & 0x7fffffffu, rank >= 0x80000000u));
+}
+
+fn exact_bins(lowest: u32, highest: u32) -> Bins {
+  let is_finite = lowest > ~INFINITE_RANK && highest < INFINITE_RANK;
+  let low = score_of(lowest);
+  let span = score_of(highest) - low;
+  return Bins(low, select(0.0, f32(N_BINS) / span, is_finite && span > 1e-30 && span < 3e38));
+}
+
+fn exact_bin(bins: Bins, rank: u32) -> u32 {
+  let bin = u32(max((score_of(rank) - bins.lowest) * bins.per_score, 0.0));
+  return select(0u, min(bin, N_BINS - 1u), bins.per_score > 0.0);
+}
+
+fn count_exact(bins: Bins, i: u32, n: u32) {
+  if (i < n) { atomicAdd(&wg_bins[bin_at(exact_bin(bins, wg_ranges[i].x))], 1u); }
+}
+
+fn choose(token: u32) {
+  let at = atomicAdd(&wg_taken, 1u);
+  if (at < HEAVY_ROOM) { wg_tokens[at] = token; }
+}
+
+// Chooses the i-th of the shortlist if its bin is above a bin; notes it in that one.
+fn choose_or_note(bins: Bins, bin: u32, i: u32, n: u32) {
+  if (i < n) {
+    let mine = wg_ranges[i];
+    let own = exact_bin(bins, mine.x);
+    if (own > bin) {
+      choose(mine.y);
+    } else if (own == bin) {
+      let member = atomicAdd(&wg_n_members, 1u);
+      if (member < MOST_MEMBERS) { wg_members[member] = vec4u(mine, 0u, 0u); }
+    }
+  }
+}
+
+// Whether a token, (rank, token), comes before another.
+fn is_better(one: vec2u, other: vec2u) -> bool {
+  return one.x > other.x || (one.x == other.x && one.y < other.y);
+}
+
+// Chooses a member of the bin if fewer than \`need\` of the others are better.
+fn choose_member(member: u32, n_members: u32, need: u32) {
+  let mine = wg_members[member].xy;
+  var n_better = 0u;
+  for (var k = 0u; k < n_members; k++) { n_better += u32(is_better(wg_members[k].xy, mine)); }
+  if (n_better < need) { choose(mine.y); }
+}
+
+// The same of the i-th of the shortlist, if it is a member.
+fn choose_by_all(bins: Bins, bin: u32, i: u32, n: u32, need: u32) {
+  let mine = wg_ranges[i];
+  if (exact_bin(bins, mine.x) == bin) {
+    var n_better = 0u;
+    for (var k = 0u; k < n; k++) {
+      let other = wg_ranges[k];
+      n_better += u32(exact_bin(bins, other.x) == bin && is_better(other, mine));
+    }
+    if (n_better < need) { choose(mine.y); }
+  }
+}
+
+// In uniform control flow only; begins after a barrier and ends with one.
+fn settle_heavy(lane: u32, list_ix: u32, row: Row) {
+  let n = min(row.n_short, SHORT);
+  if (lane == 0u) {
+    atomicStore(&wg_taken, 0u);
+    atomicStore(&wg_n_members, 0u);
+  }
+  rank_exactly(lane, list_ix, 0u, n);
+
+  // What is past the heavy tokens is higher than any.
+  if (lane >= row.n_heavy && lane < HEAVY_ROOM) { wg_tokens[lane] = 0xffffffffu; }
+  if (HEAVY_ROOM > WG) {
+    for (var i = lane + WG; i < HEAVY_ROOM; i += WG) {
+      if (i >= row.n_heavy) { wg_tokens[i] = 0xffffffffu; }
+    }
+  }
+  let bins = exact_bins(~atomicLoad(&wg_not_lowest), atomicLoad(&wg_highest));
+  count_exact(bins, lane, n);
+  if (SHORT > WG) {
+    for (var i = lane + WG; i < n; i += WG) { count_exact(bins, i, n); }
+  }
+  let found = choose_bin(lane, row.n_heavy, 1u);
+  choose_or_note(bins, found.x, lane, n);
+  if (SHORT > WG) {
+    for (var i = lane + WG; i < n; i += WG) { choose_or_note(bins, found.x, i, n); }
+  }
+  workgroupBarrier();
+  let n_members = atomicLoad(&wg_n_members);
+  if (n_members <= MOST_MEMBERS) {
+    if (lane < n_members) { choose_member(lane, n_members, found.y); }
+  } else {
+    for (var i = lane; i < n; i += WG) { choose_by_all(bins, found.x, i, n, found.y); }
+  }
+  workgroupBarrier();
 }
 `,
   "step/cell_step.wgsl": `// cell_step: a whole step in one dispatch: lists by cells, and beside them the codes of the step's new keys. Stages:

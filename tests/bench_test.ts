@@ -99,6 +99,11 @@ Deno.test("planStep: e08 takes one dispatch by cells, and e07's plan where cells
   assertEquals(names({ windowSize: 0 }), ["assign_packed", "cell_step"]); // the new key is a candidate itself
   assertEquals(names({}, DEFAULT_DEVICE), ["assign_packed", "cell_list"]); // 8 buffers
   assertEquals(names({}, { ...roomy, info: { isSoftware: true } }), ["assign_packed", "cell_list"]);
+  const refine = { refine: 4, refineElements: "f16" };
+  assertEquals(names(refine), ["cell_step"]);
+  assertEquals(names({ ...refine, kvHeads: 8, pooling: "groupSum" }), ["sum_queries", "cell_step"]);
+  assertEquals(names({ ...refine, heavySize: 512 }), ["cell_step"]); // a shortlist need not be ordered: 2,048 are few
+  assertEquals(names(refine, DEFAULT_DEVICE), ["score_tiles", "code_list", "refine_list"]); // 16 KiB
   const tiles = ["score_tiles", "code_list"];
   assertEquals(names({ subvectors: 4, bits: 4 }), tiles); // 65,536 cells
   assertEquals(names({ heavySize: 600 }), tiles);
@@ -106,6 +111,8 @@ Deno.test("planStep: e08 takes one dispatch by cells, and e07's plan where cells
   const small = { ...roomy, limits: { ...limits, maxStorageBufferBindingSize: 2 ** 24 } };
   assertEquals(names({}, small), ["cell_step"]);
   assertEquals(names({}, small, 262_144), tiles); // 33 MB of postings
+  assertEquals(names(refine, small), ["cell_step"]);
+  assertEquals(names(refine, small, 262_144), [...tiles, "refine_list"]);
 });
 
 Deno.test("postedIn: makes postings anew where codes changed, candidates went or the tail grew long", () => {

@@ -38,7 +38,7 @@ import { poolsScores, refuse } from "../config.ts";
 import { checkTuning, type Tuning } from "../tuning.ts";
 import { withList } from "./e05_fused_list.ts";
 import { defaultKernels as defaultTiles, E07, e07, tunedKernels as tunedTiles } from "./e07_tuned.ts";
-import { gpuPipeline, type GpuPipelineDef } from "./gpu_layer.ts";
+import { gpuPipeline, type GpuPipelineDef, kernelsOf } from "./gpu_layer.ts";
 import type { Pipeline, PlanContext } from "./pipeline.ts";
 
 const ACTION = "plan e08 with these sizes";
@@ -50,13 +50,13 @@ const MANY_TOKENS = 2 ** 20;
 function hasCells(config: PlanContext["config"]): boolean {
   const { shape, sinkSize, heavySize } = config;
   return !poolsScores(config) && nCells(shape) <= MOST_CELLS && typeof sinkSize === "number" &&
-    typeof heavySize === "number" &&
-    heavySize <= MOST_HEAVY;
+    typeof heavySize === "number" && heavySize <= MOST_HEAVY;
 }
 
 function cellKernels({ config, device, weights }: PlanContext, tuning: Tuning): readonly Kernel[] {
-  const mostHeavy = config.heavySize as number;
-  const options = { mostHeavy, invocations: tuning.listInvocations, subgroupSize: tuning.subgroupSize };
+  const { refine, refineElements: elements } = config, mostHeavy = config.heavySize as number;
+  const reRanked = refine > 1 ? { elements, mostShort: refine * mostHeavy } : undefined;
+  const options = { mostHeavy, reRanked, invocations: tuning.listInvocations, subgroupSize: tuning.subgroupSize };
   // A software device has nothing idle beside the lists, and codes faster in small workgroups.
   const codesBeside = !device.info.isSoftware &&
     cellStep({ ...options, weights }).buffers.length <= device.limits.maxStorageBuffersPerShaderStage;
@@ -101,14 +101,20 @@ function onlyIf(kernel: Kernel, applies: (shape: LayerShape, step: StepShape) =>
 }
 
 /** Step by cells while a binding holds the postings, by tiles beyond. */
-function withTiles(context: PlanContext, cells: readonly Kernel[], tiles: () => readonly Kernel[]): readonly Kernel[] {
-  const { config, device } = context;
+function withTiles(
+  context: PlanContext,
+  tuning: Tuning,
+  tiles: NonNullable<GpuPipelineDef["kernelsFor"]>,
+): readonly Kernel[] {
+  const { config, device } = context, cells = cellKernels(context, tuning);
   const isSmall = (shape: LayerShape, step: Pick<StepShape, "codedStride">) =>
     4 * postings.elements(shape, step as StepShape) <= device.limits.maxStorageBufferBindingSize;
   if (isSmall(config.shape, { codedStride: MANY_TOKENS })) return cells;
   return [
     ...cells.map((kernel) => onlyIf(kernel, isSmall)),
-    ...tiles().map((kernel) => onlyIf(kernel, (shape, step) => !isSmall(shape, step))),
+    ...kernelsOf({ ...E07, kernelsFor: tiles }, context).map((kernel) =>
+      onlyIf(kernel, (shape, step) => !isSmall(shape, step))
+    ),
   ];
 }
 
@@ -123,10 +129,9 @@ export const E08: GpuPipelineDef = {
     (weights) => cellStep({ mostHeavy: 128, invocations: LEAST_INVOCATIONS, subgroupSize: 0, weights }),
     true,
   ),
-  kernelsFor(context) {
-    const tiles = () => defaultTiles(context);
-    return takesCells(context) ? withTiles(context, cellKernels(context, defaultTuning(context)), tiles) : tiles();
-  },
+  kernelsFor: (context) =>
+    takesCells(context) ? withTiles(context, defaultTuning(context), (at) => defaultTiles(at)) : defaultTiles(context),
+  reRanks: takesCells,
 };
 
 function tunedKernels(context: PlanContext, sizes: Partial<Tuning>): readonly Kernel[] {
@@ -144,7 +149,7 @@ function tunedKernels(context: PlanContext, sizes: Partial<Tuning>): readonly Ke
       JSON.stringify(tuning),
     );
   }
-  return withTiles(context, cellKernels(context, tuning), () => tunedTiles(context, tuning));
+  return withTiles(context, tuning, (at) => tunedTiles(at, tuning));
 }
 
 /** The step by cells. */

@@ -40,6 +40,8 @@ export interface GpuPipelineDef {
   readonly kernels: readonly Kernel[];
   /** The kernels for a config on a device, where not every shape can have `kernels`. Pure. */
   readonly kernelsFor?: (context: PlanContext) => readonly Kernel[];
+  /** Whether the kernels for a config re-rank by themselves; default: never, others follow them then. Pure. */
+  readonly reRanks?: (context: PlanContext) => boolean;
   /** Kernels that follow if weights are written. */
   readonly weightKernels: readonly Kernel[];
   /** WGSL texts by path, to run edited kernels; default: the project's own. */
@@ -63,7 +65,7 @@ export function kernelsOf(def: GpuPipelineDef, context: PlanContext): readonly K
     const pool = context.config.pooling === "groupMax" ? poolMax : poolSoftmax;
     return [...kernels.slice(0, scored), pool, ...kernels.slice(scored).map((kernel) => viewed(kernel, POOLED))];
   }
-  if (context.config.refine > 1) {
+  if (context.config.refine > 1 && !def.reRanks?.(context)) {
     const short = { ...context, config: shortlistConfig(context.config), weights: false };
     const refine = refineFor(context);
     return [...plainKernelsOf(def, short).map(forShortlist), ...(context.weights ? [zerosUnlessListed] : []), refine];

@@ -5,7 +5,15 @@
  * @module
  */
 
-import { type BufferDef, type HostBuffers, type Kernel, layerOverrides, reads, writes } from "../gpu/kernel.ts";
+import {
+  type BufferDef,
+  type BufferUse,
+  type HostBuffers,
+  type Kernel,
+  layerOverrides,
+  reads,
+  writes,
+} from "../gpu/kernel.ts";
 import { indices, lengths, query, weights } from "../layer/buffers.ts";
 import { kvOfList, type LayerShape, nLists, type StepShape } from "../shape.ts";
 import { rowsBytes, rowsPart } from "../topk/scan.ts";
@@ -37,6 +45,11 @@ export function cache(name: "keys" | "values", { elements }: Pick<AttendOptions,
     elements: (shape, step) =>
       shape.batch * shape.kvHeads * (step.keyStride ?? 0) * shape.headWidth / (elements === "f32" ? 1 : 2),
   };
+}
+
+/** How a kernel reads cached keys: the binding is that of `layer/keys_*.wgsl`. */
+export function cachedKeys(options: Pick<AttendOptions, "elements">): BufferUse {
+  return { ...reads(cache("keys", options)), binding: 10 };
 }
 
 /** Parts per list; twin of `n_parts`. */
@@ -114,20 +127,19 @@ export function attendParts(options: AttendOptions): Kernel {
       "layer/query_columns.wgsl",
       options.tokens === "all" ? "attend/dense.wgsl" : "attend/listed.wgsl",
       options.weights ? "attend/weighted.wgsl" : "attend/unweighted.wgsl",
-      "attend/reduce_shared.wgsl",
       "attend/attend_parts.wgsl",
     ],
     buffers: [
       reads(query),
-      reads(cache("keys", options)),
       reads(cache("values", options)),
       writes(partial(options)),
       writes(output),
       ...(options.tokens === "all" ? [] : [
-        { ...reads(shared(indices, options)), binding: 6 },
-        { ...reads(shared(lengths, options)), binding: 7 },
+        reads(shared(indices, options)),
+        reads(shared(lengths, options)),
       ]),
-      ...(options.weights ? [{ ...reads(shared(weights, options)), binding: 8 }] : []),
+      ...(options.weights ? [{ ...reads(shared(weights, options)), binding: 9 }] : []),
+      cachedKeys(options),
     ],
     plan: (shape) => ({
       overrides: {
@@ -135,7 +147,7 @@ export function attendParts(options: AttendOptions): Kernel {
         ...(options.tokens === "all" ? {} : { LIST_HEADS: options.listHeads ?? shape.heads }),
       },
       invocations,
-      workgroupBytes: invocations * (12 + shape.headWidth / 4) + rowsBytes(rows),
+      workgroupBytes: invocations * (8 + shape.headWidth / 4 + 12 / 16) + rowsBytes(rows),
     }),
     work(shape, step) {
       const lists = nLists(shape, step), parts = nParts(options, step);

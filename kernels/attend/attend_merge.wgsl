@@ -37,7 +37,7 @@ fn attend_merge(
         let at = first + p * row;
         all = fma(exp(partial[at + HEAD_WIDTH] - largest), partial[at + column], all);
       }
-      output[list_ix * HEAD_WIDTH + column] = select(0.0, all / sum, sum > 0.0);
+      output[list_ix * HEAD_WIDTH + column] = select(all / sum, 0.0, sum == 0.0);
     }
   }
 }

@@ -5,5 +5,5 @@ fn list_length(list_ix: u32) -> u32 {
 }
 
 fn listed_token(list_ix: u32, at: u32) -> u32 {
-  return at;
+  return min(at, params.key_stride - 1u);
 }

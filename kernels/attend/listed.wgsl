@@ -11,13 +11,14 @@ fn shared_list(list_ix: u32) -> u32 {
   return list_ix / params.n_rows / (HEADS / LIST_HEADS) * params.n_rows + list_ix % params.n_rows;
 }
 
-@group(0) @binding(6) var<storage, read> indices: array<u32>;
-@group(0) @binding(7) var<storage, read> lengths: array<u32>;
+@group(0) @binding(5) var<storage, read> indices: array<u32>;
+@group(0) @binding(6) var<storage, read> lengths: array<u32>;
 
 fn list_length(list_ix: u32) -> u32 {
   return min(lengths[shared_list(list_ix)], params.list_stride);
 }
 
 fn listed_token(list_ix: u32, at: u32) -> u32 {
-  return min(indices[shared_list(list_ix) * params.list_stride + at], params.key_stride - 1u);
+  let within = min(at, params.list_stride - 1u);
+  return min(indices[shared_list(list_ix) * params.list_stride + within], params.key_stride - 1u);
 }

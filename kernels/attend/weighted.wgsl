@@ -2,8 +2,8 @@
 //
 // weights: f32[B, LIST_HEADS, rows, weight_stride]
 
-@group(0) @binding(8) var<storage, read> weights: array<f32>;
+@group(0) @binding(9) var<storage, read> weights: array<f32>;
 
 fn weight_of(list_ix: u32, token: u32) -> f32 {
-  return weights[shared_list(list_ix) * params.weight_stride + token];
+  return weights[shared_list(list_ix) * params.weight_stride + min(token, params.weight_stride - 1u)];
 }

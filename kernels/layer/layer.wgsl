@@ -23,7 +23,7 @@ struct Row {
   cand_begin: u32,    // candidates cand_begin .. cand_end, counted in coded tokens
   cand_end: u32,
   list_length: u32,
-  unused: u32,
+  n_short: u32,       // so many are taken by score, to choose n_heavy of them; n_heavy where nothing is re-ranked
 }
 
 struct Params {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { cache, halves } from "../attend/attend.ts";
+import { cachedKeys, halves } from "../attend/attend.ts";
 import { type BufferDef, type Kernel, type KernelView, layerOverrides, reads, viewed, writes } from "../gpu/kernel.ts";
 import { indices, lengths, query, weights } from "../layer/buffers.ts";
 import { kvOfList, nLists, type RowShape, type StepShape } from "../shape.ts";
@@ -20,6 +20,11 @@ export interface RefineListOptions extends Scan {
   readonly mostShort: number;
   /** Whether dense weights are written. */
   readonly weights: boolean;
+}
+
+/** The WGSL parts that rank a shortlist exactly; `topk/rank.wgsl` is among what they need. */
+export function rankParts({ elements }: Pick<RefineListOptions, "elements">): string[] {
+  return ["layer/eight.wgsl", `layer/keys_${elements}.wgsl`, "layer/query_columns.wgsl", "refine/rank_exactly.wgsl"];
 }
 
 /** No shortlist is longer. */
@@ -68,9 +73,7 @@ export function refineList(options: RefineListOptions): Kernel {
       "layer/layer.wgsl",
       "layer/columns.wgsl",
       rowsPart(options),
-      "layer/eight.wgsl",
-      `layer/keys_${elements}.wgsl`,
-      "layer/query_columns.wgsl",
+      ...rankParts(options),
       ...narrowParts(options),
       options.weights ? "topk_list/weights_on.wgsl" : "topk_list/weights_off.wgsl",
       "topk_list/make_list.wgsl",
@@ -78,12 +81,12 @@ export function refineList(options: RefineListOptions): Kernel {
     ],
     buffers: [
       reads(query),
-      reads(cache("keys", options)),
       reads(shortIndices),
       reads(shortLengths),
       writes(indices),
       writes(lengths),
       ...(options.weights ? [{ ...writes(weights), binding: 9 }] : []),
+      cachedKeys(options),
     ],
     plan: (shape) => ({
       overrides: {

@@ -1,18 +1,21 @@
 // Shared part of the kernels that make a list by ranking cells instead of tokens. All tokens of a cell have one score: a list
 // needs as many scores as there are cells, however many tokens there are. Needs query, centroids, codes, postings, indices,
-// lengths, weights if they are written, fill_table and WG.
+// lengths, weights if they are written, fill_table, WG, and settle_heavy (see `as_taken.wgsl`).
 //
 // One workgroup owns one list. Its entries are the cells, each with as many tokens as it holds, and the tokens of the tail
 // (candidates that came after the postings were made). One weighted histogram of the entries' ranks finds the bin of the
-// n_heavy-th token; the few entries in it are compared with each other. Tokens of equal rank are taken from the lowest on:
+// n_short-th token; the few entries in it are compared with each other. Tokens of equal rank are taken from the lowest on:
 // within a cell they ascend, and the tail comes after all cells. Bins of many entries are narrowed on; where two cells
 // tie at the cut, all candidates are gone over one by one, the only thing here that grows with the tokens. The taken
-// tokens are put in order by counting how many are lower, all against all.
+// tokens are the heavy ones (n_short is n_heavy), or a shortlist out of which settle_heavy chooses those. They are put in
+// order by counting how many are lower, all against all.
 //
-// Preconditions: WG a power of two from 256 on; n_heavy is MOST_HEAVY at most, and that 512; every row's candidates begin at
-// post_begin and reach post_end; the tail is 1,000 tokens at most; no word of codes that is read here is written meanwhile.
+// Preconditions: WG a power of two from 256 on; n_heavy is MOST_HEAVY at most, and that 512; n_short is SHORT at most, and that
+// 4,096; every row's candidates begin at post_begin and reach post_end; the tail is 1,000 tokens at most; no word of codes that is
+// read here is written meanwhile.
 
 override MOST_HEAVY: u32;  // the most heavy tokens of a list, 1 to 512
+override SHORT: u32;       // the most tokens that are taken: MOST_HEAVY, or those of a shortlist
 
 // As many entries as can be compared each with each at once, an invocation per pair: 15 * 15 are less than 256.
 const MOST_MEMBERS = 15u;
@@ -20,16 +23,17 @@ const MOST_MEMBERS = 15u;
 // Marks an entry that is a token of the tail, not a cell.
 const IS_TOKEN = 0x80000000u;
 
-// Taken tokens, in fours; what is past the last is higher than any. PARTS invocations share the comparisons of one
+// Heavy tokens, in fours; what is past the last is higher than any. PARTS invocations share the comparisons of one
 // token where there are so many.
 override HEAVY_FOURS: u32 = (MOST_HEAVY + 3u) / 4u;
 override HEAVY_ROOM: u32 = 4u * HEAVY_FOURS;
+override TAKEN_ROOM: u32 = max(SHORT, HEAVY_ROOM);
 override PARTS: u32 = min(max(WG / HEAVY_ROOM, 1u), HEAVY_FOURS);
 override FOURS_PER_PART: u32 = (HEAVY_FOURS + PARTS - 1u) / PARTS;
 
 var<workgroup> wg_taken: atomic<u32>;                       // ranges of tokens taken, in bits 20 and up; their tokens
-var<workgroup> wg_ranges: array<vec2u, MOST_HEAVY>;         // (how many tokens before it, where it begins)
-var<workgroup> wg_tokens: array<u32, HEAVY_ROOM>;           // taken tokens, in any order
+var<workgroup> wg_ranges: array<vec2u, SHORT>;              // (how many tokens before it, where it begins)
+var<workgroup> wg_tokens: array<u32, TAKEN_ROOM>;           // taken tokens, then heavy ones, in any order
 var<workgroup> wg_n_lower: array<atomic<u32>, HEAVY_ROOM>;  // how many of them are lower
 var<workgroup> wg_heavy: array<u32, HEAVY_ROOM>;            // they, ascending
 var<workgroup> wg_n_members: atomic<u32>;
@@ -233,32 +237,35 @@ fn take_one_by_one(lane: u32, kv: u32, row: Row, cut: Cut, begin: u32, need: u32
 // loops are not unrolled on every device.
 fn later_range(low: u32, step: u32, i: u32, n_ranges: u32) -> u32 {
   let at = low + step;
-  let begin = wg_ranges[min(at, MOST_HEAVY - 1u)].x;
+  let begin = wg_ranges[min(at, SHORT - 1u)].x;
   return select(low, at, at < n_ranges && begin <= i);
 }
 
 // The i-th of the taken tokens, in any order.
 fn taken_token(kv: u32, i: u32, n_ranges: u32) -> u32 {
   var at = 0u;
-  if (MOST_HEAVY > 256u) { at = later_range(at, 256u, i, n_ranges); }
-  if (MOST_HEAVY > 128u) { at = later_range(at, 128u, i, n_ranges); }
-  if (MOST_HEAVY > 64u) { at = later_range(at, 64u, i, n_ranges); }
-  if (MOST_HEAVY > 32u) { at = later_range(at, 32u, i, n_ranges); }
-  if (MOST_HEAVY > 16u) { at = later_range(at, 16u, i, n_ranges); }
-  if (MOST_HEAVY > 8u) { at = later_range(at, 8u, i, n_ranges); }
-  if (MOST_HEAVY > 4u) { at = later_range(at, 4u, i, n_ranges); }
-  if (MOST_HEAVY > 2u) { at = later_range(at, 2u, i, n_ranges); }
-  if (MOST_HEAVY > 1u) { at = later_range(at, 1u, i, n_ranges); }
+  if (SHORT > 2048u) { at = later_range(at, 2048u, i, n_ranges); }
+  if (SHORT > 1024u) { at = later_range(at, 1024u, i, n_ranges); }
+  if (SHORT > 512u) { at = later_range(at, 512u, i, n_ranges); }
+  if (SHORT > 256u) { at = later_range(at, 256u, i, n_ranges); }
+  if (SHORT > 128u) { at = later_range(at, 128u, i, n_ranges); }
+  if (SHORT > 64u) { at = later_range(at, 64u, i, n_ranges); }
+  if (SHORT > 32u) { at = later_range(at, 32u, i, n_ranges); }
+  if (SHORT > 16u) { at = later_range(at, 16u, i, n_ranges); }
+  if (SHORT > 8u) { at = later_range(at, 8u, i, n_ranges); }
+  if (SHORT > 4u) { at = later_range(at, 4u, i, n_ranges); }
+  if (SHORT > 2u) { at = later_range(at, 2u, i, n_ranges); }
+  if (SHORT > 1u) { at = later_range(at, 1u, i, n_ranges); }
   let range = wg_ranges[at];
   if ((range.y & IS_TOKEN) != 0u) { return range.y & ~IS_TOKEN; }
   return posting(kv, range.y + i - range.x);
 }
 
 // Gathers the i-th of the taken tokens; behind the last, what is higher than any.
-fn gather(i: u32, kv: u32, n_heavy: u32, n_ranges: u32) {
-  if (i < HEAVY_ROOM) {
+fn gather(i: u32, kv: u32, n_taken: u32, n_ranges: u32) {
+  if (i < TAKEN_ROOM) {
     var token = 0xffffffffu;
-    if (i < n_heavy) { token = taken_token(kv, i, n_ranges); }
+    if (i < n_taken) { token = taken_token(kv, i, n_ranges); }
     wg_tokens[i] = token;
   }
 }
@@ -338,8 +345,8 @@ fn count_lower(i: u32, part: u32) {
   atomicAdd(&wg_n_lower[i], n_lower);
 }
 
-// Puts the taken tokens in order. In uniform control flow only; begins after a barrier and ends with one.
-fn sort_taken(lane: u32, n_heavy: u32) {
+// Puts the heavy tokens in order. In uniform control flow only; begins after a barrier and ends with one.
+fn sort_heavy(lane: u32, n_heavy: u32) {
   let part = lane / HEAVY_ROOM;
   let first = lane % HEAVY_ROOM;
   if (part < PARTS && first < n_heavy) { count_lower(first, part); }
@@ -459,7 +466,7 @@ fn make_list(lane: u32, list_ix: u32) {
         offer_four(lane, cells_at(kv, four + lane).ranks, vec4u(NO_CANDIDATE));
       }
     }
-    let range = offered_range(row.n_heavy);
+    let range = offered_range(row.n_short);
     let found = find_bin(lane, entries, range);
     let cut = narrowed(range, bin_shift(range), found);
 
@@ -478,21 +485,22 @@ fn make_list(lane: u32, list_ix: u32) {
     if (n_members <= MOST_MEMBERS && lane < n_members) { take_member(lane, cut.need); }
     workgroupBarrier();
     let taken = atomicLoad(&wg_taken);
-    let is_done = (taken & 0xfffffu) == row.n_heavy;
+    let is_done = (taken & 0xfffffu) == row.n_short;
     if (is_done) {
-      gather(lane, kv, row.n_heavy, taken >> 20u);
-      if (HEAVY_ROOM > WG) {
-        for (var i = lane + WG; i < HEAVY_ROOM; i += WG) { gather(i, kv, row.n_heavy, taken >> 20u); }
+      gather(lane, kv, row.n_short, taken >> 20u);
+      if (TAKEN_ROOM > WG) {
+        for (var i = lane + WG; i < TAKEN_ROOM; i += WG) { gather(i, kv, row.n_short, taken >> 20u); }
       }
     }
     if (lane == 0u) { wg_is_done = u32(is_done); }
     if (workgroupUniformLoad(&wg_is_done) == 0u) {
       take_exactly(lane, entries, row, cut);
       let n_ranges = atomicLoad(&wg_taken) >> 20u;
-      for (var i = lane; i < HEAVY_ROOM; i += WG) { gather(i, kv, row.n_heavy, n_ranges); }
+      for (var i = lane; i < TAKEN_ROOM; i += WG) { gather(i, kv, row.n_short, n_ranges); }
       workgroupBarrier();
     }
-    sort_taken(lane, row.n_heavy);
+    settle_heavy(lane, list_ix, row);
+    sort_heavy(lane, row.n_heavy);
   } else {
     workgroupBarrier();  // every invocation has read how long the old list was
   }

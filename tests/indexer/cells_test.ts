@@ -190,5 +190,8 @@ Deno.test("cell_list: refuses sizes that it cannot have", () => {
   for (const invocations of [128, 300]) {
     assertThrows(() => cellList({ ...options, invocations }), RangeError, `invocations is ${invocations}`);
   }
-  assertThrows(() => cellList({ ...options, invocations: 256, mostHeavy: 513 }), RangeError, "heavy tokens are 513");
+  const sizes = { ...options, invocations: 256 };
+  assertThrows(() => cellList({ ...sizes, mostHeavy: 513 }), RangeError, "they are 513 out of 513");
+  const reRanked = { elements: "f16", mostShort: 4097 } as const;
+  assertThrows(() => cellList({ ...sizes, reRanked }), RangeError, "they are 10 out of 4097");
 });

@@ -615,3 +615,62 @@ for (const [name, shape] of Object.entries(CELL_SHAPES)) {
     }
   }
 }
+
+/** What cached keys hold beside small integers, whose products are exact and often tie. */
+const CACHED: Record<string, (ix: number, token: number) => number | undefined> = {
+  "many ties": () => undefined,
+  "all equal": () => 1,
+  "outliers, beside which all others are one bin": (j, token) =>
+    token % 50 === 3 ? (j === 0 ? 2 ** 100 : 0) : undefined,
+  "infinite and NaN": (j, token) => j > 0 || token % 9 > 2 ? undefined : [Infinity, -Infinity, NaN][token % 9],
+};
+
+for (const [kind, special] of Object.entries(CACHED)) {
+  for (const [heavy, short] of [[20, 80], [130, 300], [1, 7], [270, 1000]]) {
+    gpuTest(`cell_step: the best ${heavy} of a shortlist of ${short} by exact scores, ${kind}`, async (gpu) => {
+      const shape: LayerShape = { ...ODD_SHAPE, headWidth: 24, subvectors: 2, centroids: 8 };
+      const nCoded = 1500, D = shape.headWidth, nKv = shape.batch * shape.kvHeads;
+      const rows = [
+        { ...row(nCoded + 5, 9, heavy, 45, 7), nShort: short },
+        { ...row(nCoded + 6, 9, heavy, 41, 7), nShort: heavy },
+        { ...row(nCoded + 7, 9, 0, 17, 7), nHeavy: 0, listLength: 26, nShort: 0 },
+      ];
+      const step: StepShape = {
+        ...oddStep(nCoded + 7, heavy),
+        codedStride: Math.ceil((nCoded + 20) / 16) * 16,
+        nNew: 0,
+        listStride: heavy + 200,
+        keyStride: nCoded + 9,
+        shortStride: short,
+        attended: short + 200,
+        posted: { begin: 2, end: rows[0].candEnd - 40 },
+        posts: true,
+        rows,
+      };
+      const groups = nKv * shape.subvectors, lists = nLists(shape, step);
+      const query = Float32Array.from(below(lists * D, 3, 1), (value) => value + 1);
+      const centroids = Float32Array.from(below(groups * shape.centroids * 12, 3, 2), (value) => value - 1);
+      const codes = clusteredCodes(shape, step.codedStride, shape.centroids);
+      const small = below(nKv * step.keyStride! * D, 4, 3);
+      const keys = Float32Array.from(small, (x, ix) => special(ix % D, Math.floor(ix / D) % step.keyStride!) ?? x - 1);
+      const counted = await runKernel(gpu, countCells, shape, step, { codes });
+      const scanned = await runKernel(gpu, scanCells, shape, step, { cellCounts: counted.twin.cellCounts });
+      const { twin: { postings } } = await runKernel(gpu, scatterCells, shape, step, { codes, ...scanned.twin });
+      for (const [invocations, subgroupSize] of [[256, 0], [512, gpu.subgroupSize]]) {
+        const reRanked = { elements: "f32", mostShort: short } as const;
+        const kernel = cellStep({ mostHeavy: heavy, reRanked, invocations, subgroupSize, weights: true });
+        const run = await runKernel(gpu, kernel, shape, step, {
+          query,
+          centroids,
+          codes,
+          postings,
+          keys,
+          weights: new Float32Array(lists * step.weightStride),
+        });
+        const { indices, lengths, weights } = run.gpu, { twin } = run;
+        const expected = { indices: twin.indices, lengths: twin.lengths, weights: twin.weights };
+        assertEquals({ indices, lengths, weights }, expected, `${invocations} invocations`);
+      }
+    });
+  }
+}

@@ -13,7 +13,8 @@ import { trainingKernels } from "../../kernels/train/training.ts";
 import { widenKeys } from "../../kernels/train/widen_keys.ts";
 import { MAX_ROWS, PARAM_FIELDS, PARAMS_BYTES, ROW_FIELDS } from "../../kernels/shape.ts";
 import { MOST_MEMBERS } from "../../kernels/topk_list/merge_list.ts";
-import { MOST_MEMBERS as MOST_ENTRIES } from "../../kernels/score_topk_list/cell_list.ts";
+import { cellList, MOST_MEMBERS as MOST_ENTRIES } from "../../kernels/score_topk_list/cell_list.ts";
+import { cellStep } from "../../kernels/step/cell_step.ts";
 import { WGSL_FILES } from "../../kernels/wgsl_files.ts";
 import { resolveConfig } from "../../indexer/config.ts";
 import { DEFAULT_DEVICE } from "../../indexer/pipelines/plan.ts";
@@ -34,7 +35,14 @@ const TRAINING: Kernel[] = (["f32", "f16"] as const).flatMap((elements) => {
   return [...start, ...iteration];
 });
 const REFINING: Kernel[] = (["f32", "f16"] as const).flatMap((elements) =>
-  [false, true].map((weights) => refineList({ elements, weights, mostShort: 20, invocations: 64, subgroupSize: 0 }))
+  [false, true].flatMap((weights) => {
+    const cells = { reRanked: { elements, mostShort: 20 }, mostHeavy: 5, weights, invocations: 256, subgroupSize: 0 };
+    return [
+      refineList({ elements, weights, mostShort: 20, invocations: 64, subgroupSize: 0 }),
+      cellList(cells),
+      cellStep(cells),
+    ];
+  })
 );
 const OTHERS: Kernel[] = [...ATTENTION, ...TRAINING, ...REFINING, sumQueries, poolMax, poolSoftmax, widenKeys];
 const KERNELS: Kernel[] = [
@@ -88,7 +96,7 @@ function members(source: string, struct: string): string[] {
 Deno.test("Params and Row have the host's fields in the host's order", () => {
   const source = WGSL_FILES["layer/layer.wgsl"];
   assertEquals(members(source, "Params"), [...PARAM_FIELDS.map(snake), "rows"]);
-  assertEquals(members(source, "Row"), [...ROW_FIELDS.map(snake), "unused"]);
+  assertEquals(members(source, "Row"), ROW_FIELDS.map(snake));
   assertEquals(source.match(/const MAX_ROWS = (\d+)u;/)![1], String(MAX_ROWS));
   assertEquals(PARAMS_BYTES, 64 + MAX_ROWS * 32);
 });

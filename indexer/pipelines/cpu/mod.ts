@@ -8,7 +8,7 @@
 
 import { CODE_KEYS, type CpuBuffers, type JobKind, MAKE_LIST, STEP_FIELDS } from "./jobs.ts";
 import { Pool, sharedPool, WorkerError } from "./pool.ts";
-import { centroidWidth, MAX_ROWS, ROW_FIELDS, subWidth } from "../../../kernels/shape.ts";
+import { centroidWidth, MAX_ROWS, ROW_FIELDS, rowField, subWidth } from "../../../kernels/shape.ts";
 import { type Capacity, poolsScores, type ResolvedConfig, shortlistConfig, summedConfig } from "../../config.ts";
 import type { Codebook } from "../../reference.ts";
 import { Selection, type SelectionData } from "../../selection.ts";
@@ -207,7 +207,7 @@ class CpuLayer implements Layer {
     STEP_FIELDS.forEach((field, ix) => this.#buffers.step[ix] = fields[field]);
     step.rows.forEach((row, r) => {
       const at = STEP_FIELDS.length + r * ROW_FIELDS.length;
-      ROW_FIELDS.forEach((field, ix) => this.#buffers.step[at + ix] = row[field]);
+      ROW_FIELDS.forEach((field, ix) => this.#buffers.step[at + ix] = rowField(row, field));
     });
     if (step.nNew > 0) {
       const keys = hostArray("cpu", "new keys", step.newKeys);
