@@ -113,11 +113,20 @@ export function needsScores(step: StepShape): boolean {
   return step.rows.some((row) => row.nHeavy > 0);
 }
 
+/** From so many new keys on a step codes them apart, an invocation per subvector of a key. */
+export const MANY_KEYS = 64;
+
+/** Whether assign_many codes a step's new keys: it keeps a subvector of 64 columns at most in registers. */
+export function codesMany(shape: LayerShape, step: StepShape): boolean {
+  return step.nNew >= MANY_KEYS && subWidth(shape) <= 64;
+}
+
 /**
- * How many new keys can be coded beside the lists: all of them, or none if a new key is a candidate of its own step
- * (windows shorter than the new keys) or shares a word with one, or if there are no lists to make.
+ * How many new keys can be coded beside the lists: all of them, or none if they are many, if one is a candidate of its own
+ * step (windows shorter than the new keys) or shares a word with one, or if there are no lists to make.
  */
 export function nBeside(step: StepShape): number {
+  if (step.nNew >= MANY_KEYS) return 0;
   const first = Math.floor((step.nCoded - step.nNew) / 4) * 4;
   return step.rows.length > 0 && step.rows.every((row) => row.candEnd <= first) ? step.nNew : 0;
 }

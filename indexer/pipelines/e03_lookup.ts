@@ -16,6 +16,7 @@
  * @module
  */
 
+import { assignMany } from "../../kernels/quantize/assign_many.ts";
 import { assignPacked } from "../../kernels/quantize/assign_packed.ts";
 import { packedCodes } from "../../kernels/quantize/codes.ts";
 import {
@@ -30,7 +31,9 @@ import { gpuPipeline, type GpuPipelineDef } from "./gpu_layer.ts";
 import type { Pipeline } from "./pipeline.ts";
 
 const kernelsWith = (score: typeof scoreLookup) =>
-  E02.kernels.map((kernel) => kernel.name === "assign" ? assignPacked : kernel.name === "score" ? score : kernel);
+  E02.kernels.flatMap((kernel) =>
+    kernel.name === "assign" ? [assignMany, assignPacked] : kernel.name === "score" ? [score] : [kernel]
+  );
 
 /** The iteration as data, to derive others from. */
 export const E03: GpuPipelineDef = {

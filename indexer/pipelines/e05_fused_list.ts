@@ -16,6 +16,7 @@
  * @module
  */
 
+import { assignMany } from "../../kernels/quantize/assign_many.ts";
 import { assignPacked } from "../../kernels/quantize/assign_packed.ts";
 import type { Kernel } from "../../kernels/gpu/kernel.ts";
 import { candidates, candidatesBytes, TILE, TILING } from "../../kernels/score_topk/candidates.ts";
@@ -30,7 +31,7 @@ export function withList(before: readonly Kernel[], list: (weights: boolean) => 
 }
 
 const list = (weights: boolean) => mergeList({ tiling: TILING, weights, invocations: 256, subgroupSize: 0 });
-const BEFORE = [assignPacked, candidates];
+const BEFORE = [assignMany, assignPacked, candidates];
 
 /** Whether tiles of e04 to e06 fit the device and pay. */
 export function tilesFit({ config, device }: PlanContext, bytes: number): boolean {

@@ -15,6 +15,7 @@
  */
 
 import { assignFirst, codeList } from "../../kernels/quantize_topk_list/code_list.ts";
+import { assignMany } from "../../kernels/quantize/assign_many.ts";
 import { assignPacked } from "../../kernels/quantize/assign_packed.ts";
 import { candidates, candidatesBytes, TILING } from "../../kernels/score_topk/candidates.ts";
 import type { Kernel } from "../../kernels/gpu/kernel.ts";
@@ -32,8 +33,8 @@ export function twoDispatches(
   const beside = codeList({ ...options, weights });
   const fits = beside.buffers.length <= device.limits.maxStorageBuffersPerShaderStage;
   return fits
-    ? withList([assignFirst, ...tiles], () => beside, weights)
-    : withList([assignPacked, ...tiles], () => mergeList({ ...options, weights }), weights);
+    ? withList([assignMany, assignFirst, ...tiles], () => beside, weights)
+    : withList([assignMany, assignPacked, ...tiles], () => mergeList({ ...options, weights }), weights);
 }
 
 const LIST = { tiling: TILING, invocations: 256, subgroupSize: 0 };
@@ -44,7 +45,7 @@ export const E06: GpuPipelineDef = {
   id: "e06",
   title: "fused step",
   change: "new keys are coded beside the lists: two dispatches are left",
-  kernels: withList([assignFirst, candidates], (weights) => codeList({ ...LIST, weights }), true),
+  kernels: withList([assignMany, assignFirst, candidates], (weights) => codeList({ ...LIST, weights }), true),
   kernelsFor: (context) =>
     tilesFit(context, candidatesBytes(context.config.shape))
       ? twoDispatches([candidates], LIST, context)

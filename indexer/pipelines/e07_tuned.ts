@@ -23,6 +23,7 @@
  * @module
  */
 
+import { assignMany } from "../../kernels/quantize/assign_many.ts";
 import { assignFirst, codeList } from "../../kernels/quantize_topk_list/code_list.ts";
 import { scoreTiles, type ScoreTilesOptions, tilingOf } from "../../kernels/score_topk/score_tiles.ts";
 import { refuse } from "../config.ts";
@@ -128,7 +129,7 @@ export const E07: GpuPipelineDef = {
   title: "tuned",
   change: "large tiles scored into registers, grown to one wave of workgroups; sizes per device and shape",
   kernels: withList(
-    [assignFirst, scoreTiles(PORTABLE, false)],
+    [assignMany, assignFirst, scoreTiles(PORTABLE, false)],
     (weights) => codeList({ tiling: tilingOf(PORTABLE), invocations: 256, subgroupSize: 0, weights }),
     true,
   ),

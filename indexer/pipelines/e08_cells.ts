@@ -31,6 +31,7 @@ import { assignFirst } from "../../kernels/quantize_topk_list/code_list.ts";
 import type { Kernel } from "../../kernels/gpu/kernel.ts";
 import { LEAST_INVOCATIONS, MOST_CELLS, nCells, POSTING_KERNELS, postings } from "../../kernels/postings/postings.ts";
 import type { LayerShape, StepShape } from "../../kernels/shape.ts";
+import { assignMany } from "../../kernels/quantize/assign_many.ts";
 import { assignPacked } from "../../kernels/quantize/assign_packed.ts";
 import { cellList, MOST_HEAVY } from "../../kernels/score_topk_list/cell_list.ts";
 import { cellStep } from "../../kernels/step/cell_step.ts";
@@ -61,8 +62,8 @@ function cellKernels({ config, device, weights }: PlanContext, tuning: Tuning): 
   const codesBeside = !device.info.isSoftware &&
     cellStep({ ...options, weights }).buffers.length <= device.limits.maxStorageBuffersPerShaderStage;
   return codesBeside
-    ? withList([assignFirst, ...POSTING_KERNELS], () => cellStep({ ...options, weights }), weights)
-    : withList([assignPacked, ...POSTING_KERNELS], () => cellList({ ...options, weights }), weights);
+    ? withList([assignMany, assignFirst, ...POSTING_KERNELS], () => cellStep({ ...options, weights }), weights)
+    : withList([assignMany, assignPacked, ...POSTING_KERNELS], () => cellList({ ...options, weights }), weights);
 }
 
 function fits(context: PlanContext, tuning: Tuning): boolean {
@@ -125,7 +126,7 @@ export const E08: GpuPipelineDef = {
   title: "cells",
   change: "ranks the C^M combinations of codes, not the keys: one dispatch, whatever the number of tokens",
   kernels: withList(
-    [assignFirst, ...POSTING_KERNELS],
+    [assignMany, assignFirst, ...POSTING_KERNELS],
     (weights) => cellStep({ mostHeavy: 128, invocations: LEAST_INVOCATIONS, subgroupSize: 0, weights }),
     true,
   ),

@@ -6,6 +6,7 @@
 
 import { type BufferDef, type Kernel, reads, writes } from "../gpu/kernel.ts";
 import { centroids, newKeys, phi } from "../layer/buffers.ts";
+import { codesMany } from "../shape.ts";
 import { assign, assignTwin, assignWork } from "./assign.ts";
 
 /** u32 `[B, Hkv, M, codedStride / 4]`: four codes per word, the lowest byte first */
@@ -15,7 +16,7 @@ export const packedCodesBuffer: BufferDef = {
   elements: (shape, step) => shape.batch * shape.kvHeads * shape.subvectors * step.codedStride / 4,
 };
 
-/** Codes the step's new keys, four per word. */
+/** Codes the step's new keys where they are few, four per word. */
 export const assignPacked: Kernel = {
   name: "assign_packed",
   wgsl: [
@@ -29,6 +30,7 @@ export const assignPacked: Kernel = {
   buffers: [reads(newKeys), reads(centroids), reads(phi), writes(packedCodesBuffer)],
   plan: assign.plan,
   work(shape, step) {
+    if (codesMany(shape, step)) return { workgroups: 0, bytesMoved: 0 };
     const firstWord = Math.floor((step.nCoded - step.nNew) / 4);
     return assignWork(shape, step, step.nNew > 0 ? Math.ceil(step.nCoded / 4) - firstWord : 0, 1);
   },

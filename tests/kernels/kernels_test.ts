@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { foldWorkgroups } from "../../kernels/gpu/dispatch.ts";
 import { assign } from "../../kernels/quantize/assign.ts";
+import { assignMany } from "../../kernels/quantize/assign_many.ts";
 import { assignPacked } from "../../kernels/quantize/assign_packed.ts";
 import { packedCodes, wordCodes } from "../../kernels/quantize/codes.ts";
 import { concat } from "../../kernels/list/concat.ts";
@@ -174,6 +175,44 @@ for (const [nCoded, nNew] of [[256, 1], [257, 1], [258, 3], [259, 4], [260, 9], 
       }
     },
   );
+}
+
+/** Shapes with subvectors of less than a block of 16 columns, of parts of blocks, and of the most. */
+const CODED_SHAPES: Record<string, LayerShape> = {
+  "d 7": ODD_SHAPE,
+  "d 20, 256 centroids": { ...ODD_SHAPE, headWidth: 40, subvectors: 2, centroids: 256 },
+  "d 64": { ...ODD_SHAPE, headWidth: 64, subvectors: 1, centroids: 64 },
+};
+
+for (const [name, one] of Object.entries(CODED_SHAPES)) {
+  for (const [nCoded, nNew] of [[64, 64], [257, 200], [259, 255], [1000, 998]]) {
+    gpuTest(`assign_many: adds ${nNew} to make ${nCoded}, to the bit as assign, ${name}`, async (gpu) => {
+      for (const augmented of [false, true]) {
+        const shape: LayerShape = { ...one, augmented }, groups = nKv * shape.subvectors;
+        const step: StepShape = { ...alignedStep(nCoded + 7), nCoded, nNew, firstNewKey: 2, nNewKeys: nNew + 2 };
+        const newKeys = uniform(nKv * step.nNewKeys * shape.headWidth, 1);
+        newKeys[shape.headWidth * 9] = NaN;
+        newKeys[shape.headWidth * 11] = Infinity;
+        const width = shape.headWidth / shape.subvectors + Number(augmented);
+        const centroids = uniform(groups * shape.centroids * width, 2);
+        centroids.copyWithin(0, width, 2 * width); // two that tie
+        const phi = new Float32Array(augmented ? groups : 0).fill(shape.headWidth / 2);
+        const codes = below(groups * step.codedStride / 4, 2 ** 32, 3);
+        const run = await runKernel(gpu, assignMany, shape, step, { newKeys, centroids, phi, codes });
+        const words = await runKernel(gpu, assign, shape, step, { newKeys, centroids, phi });
+        for (let group = 0; group < groups; group++) {
+          const bytes = new Uint8Array(run.gpu.codes.buffer, group * step.codedStride, step.codedStride);
+          const before = new Uint8Array(codes.buffer, group * step.codedStride, step.codedStride);
+          const first = nCoded - nNew, end = Math.ceil(nCoded / 4) * 4;
+          assertEquals(bytes.slice(0, first), before.slice(0, first), "older codes");
+          assertEquals(bytes.slice(end), before.slice(end), "words that no new key touches");
+          const added = words.gpu.codes.slice(group * step.codedStride + first, group * step.codedStride + nCoded);
+          assertEquals([...bytes.slice(first, nCoded)], [...added]);
+          assertEquals([...bytes.slice(nCoded, end)], [...new Uint8Array(end - nCoded)], "behind the last");
+        }
+      }
+    });
+  }
 }
 
 for (const nTokens of [258, 4103, 4104, 5000]) {
