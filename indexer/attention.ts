@@ -75,6 +75,15 @@ export interface AttentionResult {
 
 const ACTION = "attend";
 
+/** Invocations per workgroup, the best first: a list's part is one round of them. */
+const SIZES: Readonly<Record<AttendOptions["tokens"], readonly number[]>> = {
+  listed: [512, 256, 128],
+  all: [256, 128],
+};
+
+/** Rounds of a workgroup that attends to all tokens. */
+const ALL_ROUNDS = 4;
+
 const CREATE_OPTIONS: readonly (keyof AttentionOptions)[] = [
   "batch",
   "heads",
@@ -101,7 +110,7 @@ export class Attention {
   /** Its shape. */
   readonly shape: LayerShape;
   readonly #gpu: Gpu;
-  readonly #options: Omit<AttendOptions, "tokens">;
+  readonly #options: Readonly<Record<AttendOptions["tokens"], AttendOptions>>;
   readonly #kernels: Record<AttendOptions["tokens"], readonly CompiledKernel[]>;
   readonly #params: OwnedBuffer;
   readonly #ring: ParamsRing;
@@ -114,7 +123,7 @@ export class Attention {
   private constructor(
     gpu: Gpu,
     shape: LayerShape,
-    options: Omit<AttendOptions, "tokens">,
+    options: Readonly<Record<AttendOptions["tokens"], AttendOptions>>,
     kernels: Record<AttendOptions["tokens"], readonly CompiledKernel[]>,
     params: OwnedBuffer,
     slotBytes: number,
@@ -174,23 +183,27 @@ export class Attention {
     const shape: LayerShape = { batch, heads, kvHeads, headWidth, subvectors: 1, centroids: 1, augmented: false };
     const { limits, subgroupSize } = gpu;
     const most = Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX);
-    const at = (invocations: number) => ({ elements, weights, listHeads, invocations, subgroupSize });
-    const fits = (invocations: number) =>
-      invocations <= most &&
-      attendParts({ ...at(invocations), tokens: "listed" }).plan(shape).workgroupBytes <=
-        limits.maxComputeWorkgroupStorageSize;
-    const chosen = at([512, 256, 128].find(fits) ?? 64);
-    const compile = (tokens: AttendOptions["tokens"]) => {
-      const own = { ...chosen, tokens, weights: weights && tokens === "listed" };
+    const at = (tokens: AttendOptions["tokens"], invocations: number): AttendOptions => {
+      const own = { elements, weights: weights && tokens === "listed", listHeads, invocations, subgroupSize };
+      // A list is one round; where all tokens are read, more of them share what a workgroup begins and ends with.
+      return { ...own, tokens, rounds: tokens === "all" ? ALL_ROUNDS : 1 };
+    };
+    const fits = (own: AttendOptions) =>
+      own.invocations <= most &&
+      attendParts(own).plan(shape).workgroupBytes <= limits.maxComputeWorkgroupStorageSize;
+    const chosen = (tokens: AttendOptions["tokens"]) =>
+      SIZES[tokens].map((invocations) => at(tokens, invocations)).find(fits) ?? at(tokens, 64);
+    const sizes = { listed: chosen("listed"), all: chosen("all") };
+    const compile = (own: AttendOptions) => {
       const kernels: Kernel[] = [attendParts(own), attendMerge(own)];
       return Promise.all(kernels.map((kernel) => CompiledKernel.create(gpu, kernel, shape)));
     };
-    const [listed, all] = await Promise.all([compile("listed"), compile("all")]);
+    const [listed, all] = await Promise.all([compile(sizes.listed), compile(sizes.all)]);
     const alignment = limits.minUniformBufferOffsetAlignment;
     const slotBytes = Math.ceil(PARAMS_BYTES / alignment) * alignment;
     const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
     const params = await gpu.allocate("attention params", slotBytes * PARAM_SLOTS, usage);
-    return new Attention(gpu, shape, chosen, { listed, all }, params, slotBytes);
+    return new Attention(gpu, shape, sizes, { listed, all }, params, slotBytes);
   }
 
   /**
@@ -206,7 +219,7 @@ export class Attention {
 
   async #makeRoom(tokens: number, rows: number): Promise<void> {
     const step = this.#stepShape(rows, tokens, { tokens, stride: tokens });
-    for (const def of [output, partial(this.#options as AttendOptions)]) {
+    for (const def of [output, partial(this.#options.listed), partial(this.#options.all)]) {
       await this.#own(def.name, 4 * Math.max(4, def.elements(this.shape, step)));
     }
   }
@@ -381,7 +394,7 @@ export class Attention {
   #check(step: AttentionStep): number {
     knowOptions(ACTION, step, STEP_OPTIONS);
     const { stride, tokens, selection, keys, values } = step;
-    const { batch } = this.shape, heads = this.#options.listHeads!;
+    const { batch } = this.shape, heads = this.#options.listed.listHeads!;
     const rows = selection?.rows ?? step.rows ?? 1;
     if (step.rows !== undefined && step.rows !== rows) {
       refuse(ACTION, "rows must be the selection's", `rows is ${step.rows}, the selection has ${rows}`);
@@ -410,7 +423,7 @@ export class Attention {
     if (!selection.buffers) {
       throw new TypeError("Cannot attend as the selection must lie on the GPU: its pipeline runs on the CPU");
     }
-    if (this.#options.weights && !selection.buffers.weights) {
+    if (this.#options.listed.weights && !selection.buffers.weights) {
       throw new TypeError("Cannot attend with weights as the selection has none: create the index with weights: true");
     }
     return rows;

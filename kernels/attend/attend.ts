@@ -28,8 +28,10 @@ export interface AttendOptions {
   readonly weights: boolean;
   /** Lists per batch and row: as many as query heads (the default), or KV heads. */
   readonly listHeads?: number;
-  /** Invocations per workgroup, and tokens per part: a power of two from 64 on. */
+  /** Invocations per workgroup, and tokens per round: a power of two from 64 on. */
   readonly invocations: number;
+  /** Rounds of a workgroup: a part has as many tokens as they have together. */
+  readonly rounds: number;
   /** Invocations per subgroup where they are used, a power of two; 0 for the portable path. */
   readonly subgroupSize: number;
 }
@@ -52,9 +54,14 @@ export function cachedKeys(options: Pick<AttendOptions, "elements">): BufferUse 
   return { ...reads(cache("keys", options)), binding: 10 };
 }
 
+/** Tokens per part. */
+export function partTokens({ invocations, rounds }: AttendOptions): number {
+  return invocations * rounds;
+}
+
 /** Parts per list; twin of `n_parts`. */
-export function nParts({ invocations }: AttendOptions, { attended = 0 }: StepShape): number {
-  return Math.ceil(attended / invocations);
+export function nParts(options: AttendOptions, { attended = 0 }: StepShape): number {
+  return Math.ceil(attended / partTokens(options));
 }
 
 /** f32 `[lists, parts, D + 2]`; empty where every list is one part */
@@ -143,7 +150,7 @@ export function attendParts(options: AttendOptions): Kernel {
     ],
     plan: (shape) => ({
       overrides: {
-        ...overrides(shape, invocations, invocations),
+        ...overrides(shape, partTokens(options), invocations),
         ...(options.tokens === "all" ? {} : { LIST_HEADS: options.listHeads ?? shape.heads }),
       },
       invocations,
@@ -168,7 +175,9 @@ export function attendParts(options: AttendOptions): Kernel {
         const tokens = tokensOf(options, shape, step, buffers, list), kv = kvOfList(shape, step, list);
         const at = (token: number) => (kv * step.keyStride! + token) * D;
         for (let part = 0; part < parts; part++) {
-          const own = tokens.slice(part * invocations, (part + 1) * invocations).filter(([, weight]) => weight > 0);
+          const own = tokens.slice(part * partTokens(options), (part + 1) * partTokens(options)).filter(([, weight]) =>
+            weight > 0
+          );
           const scores = own.map(([token, weight]) => {
             let sum = 0;
             for (let j = 0; j < D; j++) sum += buffers.query[list * D + j] * keys[at(token) + j];
@@ -197,7 +206,7 @@ export function attendMerge(options: AttendOptions): Kernel {
     wgsl: ["layer/layer.wgsl", "attend/attend.wgsl", "attend/reduce_shared.wgsl", "attend/attend_merge.wgsl"],
     buffers: [reads(partial(options)), writes(output)],
     plan: (shape) => ({
-      overrides: overrides(shape, options.invocations, MERGE_INVOCATIONS),
+      overrides: overrides(shape, partTokens(options), MERGE_INVOCATIONS),
       invocations: MERGE_INVOCATIONS,
       workgroupBytes: 4 * MERGE_INVOCATIONS,
     }),

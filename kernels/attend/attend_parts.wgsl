@@ -6,13 +6,13 @@
 // partial: f32[lists, n_parts(), D + 2], see `attend.wgsl`
 // output:  f32[B, H, rows, D], written where there is one part
 //
-// One workgroup owns one part of one list: PART tokens, as many as it has invocations. Sixteen invocations, a group, share
-// sixteen tokens and read eight neighbouring columns of each (sixteen bytes of f16), and eight more 128 columns on; no load waits for another
-// token's. A group takes its scores relative to its own largest and needs no other until the end: there the groups are merged,
+// One workgroup owns one part of one list: PART tokens, in rounds of as many as it has invocations. Sixteen invocations, a group, share
+// sixteen tokens of a round and read eight neighbouring columns of each (sixteen bytes of f16), and eight more 128 columns on; no load waits for another
+// token's. A group takes its scores relative to its own largest so far and needs no other until the end: there the groups are merged,
 // as `attend_merge` merges the parts, so nothing overflows.
 // Source: Dao, Fu, Ermon, Rudra, Ré 2022; the split over the list as in Flash-Decoding (Dao, Haziza, Massa, Sizov 2023).
 
-override WG: u32;  // PART, a power of two from 64 on
+override WG: u32;  // a power of two from 64 on; PART is a multiple of it
 
 @group(0) @binding(1) var<storage, read> query: array<f32>;
 @group(0) @binding(3) var<storage, read_write> partial: array<f32>;
@@ -126,14 +126,20 @@ fn keep_eight(at: u32, eight: Eight) {
   wg_sums[at + 7u] = eight.b.w;
 }
 
-// In uniform control flow only.
-fn attend_part(lane: u32, list_ix: u32, part_ix: u32) {
-  let kv = kv_of_list(list_ix);
-  let part = lane % 16u;
-  let low = query_columns(list_ix, 8u * part);
-  var high = Eight();
-  if (HEAD_WIDTH > 128u) { high = query_columns(list_ix, 8u * part + 128u); }
-  let at = part_ix * PART + lane;
+// What a group knows of the tokens so far.
+struct Attended {
+  largest: f32,  // score
+  weight: f32,   // sum of the weights, relative to it
+  sums: Sums,    // of the values by their weights
+}
+
+fn scaled_eight(eight: Eight, factor: f32) -> Eight {
+  return Eight(eight.a * factor, eight.b * factor);
+}
+
+// Adds WG tokens of a list from the first-th on. In uniform control flow only; a barrier must separate two calls.
+fn attend_round(lane: u32, list_ix: u32, kv: u32, first: u32, low: Eight, high: Eight, before: Attended) -> Attended {
+  let at = first + lane;
   // Loaded before it is known whether there is one: nothing waits for the list's length.
   let listed = listed_token(list_ix, at);
   let is_listed = at < list_length(list_ix);
@@ -141,6 +147,7 @@ fn attend_part(lane: u32, list_ix: u32, part_ix: u32) {
   let weight = select(0.0, weight_of(list_ix, listed), is_listed);
   wg_tokens[lane] = token;
   workgroupBarrier();
+  let part = lane % 16u;
   let group = lane / 16u;
   let quarter = 4u * GROUPS;
   let parts_0 = score_parts(kv, group, part, low, high);
@@ -155,24 +162,54 @@ fn attend_part(lane: u32, list_ix: u32, part_ix: u32) {
   workgroupBarrier();
 
   // An invocation weighs one of its group's sixteen tokens.
-  let own = max(
+  let highest_here = max(
     max(highest(four_scores(group)), highest(four_scores(group + quarter))),
     max(highest(four_scores(group + 2u * quarter)), highest(four_scores(group + 3u * quarter))),
   );
+  let largest = max(before.largest, highest_here);
   let score = wg_scores[group + part * GROUPS];
   workgroupBarrier();
-  wg_scores[group + part * GROUPS] = select(0.0, exp(score - own), score != NONE);
-  if (part == 0u) { wg_largest[group] = own; }
+  wg_scores[group + part * GROUPS] = select(0.0, exp(score - largest), score != NONE);
   workgroupBarrier();
 
-  var sums = Sums();
-  sums = add_values(sums, kv, group, part);
-  sums = add_values(sums, kv, group + quarter, part);
-  sums = add_values(sums, kv, group + 2u * quarter, part);
-  sums = add_values(sums, kv, group + 3u * quarter, part);
+  let factor = exp(before.largest - largest);
+  var result = Attended(largest, before.weight * factor, before.sums);
+  if (PART > WG) {
+    result.sums.low = scaled_eight(before.sums.low, factor);
+    if (HEAD_WIDTH > 128u) { result.sums.high = scaled_eight(before.sums.high, factor); }
+  }
+  let four = vec4f(1.0);
+  result.weight += (dot(four_scores(group), four) + dot(four_scores(group + quarter), four)) +
+    (dot(four_scores(group + 2u * quarter), four) + dot(four_scores(group + 3u * quarter), four));
+  result.sums = add_values(result.sums, kv, group, part);
+  result.sums = add_values(result.sums, kv, group + quarter, part);
+  result.sums = add_values(result.sums, kv, group + 2u * quarter, part);
+  result.sums = add_values(result.sums, kv, group + 3u * quarter, part);
+  return result;
+}
+
+// In uniform control flow only.
+fn attend_part(lane: u32, list_ix: u32, part_ix: u32) {
+  let kv = kv_of_list(list_ix);
+  let part = lane % 16u;
+  let group = lane / 16u;
+  let low = query_columns(list_ix, 8u * part);
+  var high = Eight();
+  if (HEAD_WIDTH > 128u) { high = query_columns(list_ix, 8u * part + 128u); }
+  var own = Attended(NONE, 0.0, Sums());
+  own = attend_round(lane, list_ix, kv, part_ix * PART, low, high, own);
+  for (var round = WG; round < PART; round += WG) {
+    workgroupBarrier();
+    own = attend_round(lane, list_ix, kv, part_ix * PART + round, low, high, own);
+  }
   let row = group * HEAD_WIDTH;
-  if (8u * part < HEAD_WIDTH) { keep_eight(row + 8u * part, sums.low); }
-  if (8u * part + 128u < HEAD_WIDTH) { keep_eight(row + 8u * part + 128u, sums.high); }
+  if (8u * part < HEAD_WIDTH) { keep_eight(row + 8u * part, own.sums.low); }
+  if (8u * part + 128u < HEAD_WIDTH) { keep_eight(row + 8u * part + 128u, own.sums.high); }
+  if (part == 0u) {
+    wg_largest[group] = own.largest;
+    wg_shares[group].y = own.weight;
+  }
+  workgroupBarrier();
   var largest = NONE;
   for (var first = 0u; first < GROUPS; first += 16u) {
     largest = max(largest, largest_of(first));
@@ -180,11 +217,8 @@ fn attend_part(lane: u32, list_ix: u32, part_ix: u32) {
     if (GROUPS > 8u) { largest = max(largest, max(largest_of(first + 8u), largest_of(first + 12u))); }
   }
   if (lane < GROUPS) {
-    let four = vec4f(1.0);
     let share = exp(wg_largest[lane] - largest);
-    let weights = dot(four_scores(lane), four) + dot(four_scores(lane + quarter), four) +
-      dot(four_scores(lane + 2u * quarter), four) + dot(four_scores(lane + 3u * quarter), four);
-    wg_shares[lane] = vec2f(share, share * weights);
+    wg_shares[lane] = vec2f(share, share * wg_shares[lane].y);
   }
   workgroupBarrier();
 
