@@ -11,8 +11,8 @@ import { Random } from "../indexer/kmeans.ts";
 import { Selection } from "../indexer/selection.ts";
 import type { OwnedBuffer } from "../kernels/gpu/buffers.ts";
 import { Gpu } from "../kernels/gpu/device.ts";
-import { bold, type Command, prepareOutput, Progress, runCommand, UsageError, verdict } from "../experiments/cli.ts";
-import { gaussian } from "../experiments/inputs/synthetic.ts";
+import { bold, type Command, prepareOutput, Progress, runCommand, verdict } from "../experiments/cli.ts";
+import { alike, gaussian } from "../experiments/inputs/synthetic.ts";
 import { Bench, timePasses } from "../experiments/measure.ts";
 import { provenance } from "../experiments/provenance.ts";
 import { summarize, type Summary } from "../experiments/stats.ts";
@@ -91,26 +91,10 @@ function exactHead(
   return output;
 }
 
-/** Gaussian keys or values; those of a head are those of the one before, some tokens on. */
-function drawCache(tokens: number, seed: number): Float32Array<ArrayBuffer> {
-  const all = new Float32Array(HEADS * tokens * WIDTH), one = gaussian(tokens * WIDTH, seed);
-  for (let head = 0; head < HEADS; head++) {
-    const shift = head * 7 % tokens * WIDTH;
-    all.set(one.subarray(shift), head * one.length);
-    all.set(one.subarray(0, shift), (head + 1) * one.length - shift);
-  }
-  return all;
-}
-
 if (import.meta.main) {
   await runCommand(COMMAND, async (args) => {
     const gpu = await Gpu.shared(), software = gpu.info.isSoftware;
-    const numbers = (args.text("tokens") ?? (software ? "4096" : "32000,131072")).split(",").map((value) => {
-      if (!/^\d+$/.test(value) || Number(value) < LISTED || Number(value) > 2 ** 18) {
-        throw new UsageError(`Cannot use --tokens ${value} as each must be an integer ${LISTED} to ${2 ** 18}`);
-      }
-      return Number(value);
-    });
+    const numbers = args.integers("tokens", LISTED, 2 ** 18, software ? [4096] : [32_000, 131_072]);
     const samples = args.text("samples") ? args.integer("samples", 1, 100_000) : software ? 3 : 100;
     await prepareOutput(args.text("json"));
     const about = await provenance(gpu.info);
@@ -121,7 +105,7 @@ if (import.meta.main) {
     for (const tokens of numbers) {
       progress.phase(`N ${tokens.toLocaleString("en")}: draw keys and values`);
       const random = new Random(tokens), query = gaussian(HEADS * WIDTH, 3);
-      const cache = [drawCache(tokens, 1), drawCache(tokens, 2)];
+      const cache = [1, 2].map((seed) => alike(gaussian(tokens * WIDTH, seed), WIDTH, HEADS));
       const lists = Array.from({ length: HEADS }, () => {
         const picked = new Set<number>();
         for (let i = 0; i < LISTED / 3; i++) picked.add(i).add(tokens - 1 - i);

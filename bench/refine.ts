@@ -11,8 +11,8 @@ import { PqIndexer } from "../indexer/pq_indexer.ts";
 import { bestExact } from "../indexer/reference.ts";
 import { listOf, type SelectionData } from "../indexer/selection.ts";
 import { Gpu } from "../kernels/gpu/device.ts";
-import { bold, type Command, prepareOutput, Progress, runCommand, UsageError, verdict } from "../experiments/cli.ts";
-import { clustered, gaussian } from "../experiments/inputs/synthetic.ts";
+import { bold, type Command, prepareOutput, Progress, runCommand, verdict } from "../experiments/cli.ts";
+import { alike, clustered, gaussian } from "../experiments/inputs/synthetic.ts";
 import { timePasses } from "../experiments/measure.ts";
 import { provenance } from "../experiments/provenance.ts";
 import { summarize, type Summary } from "../experiments/stats.ts";
@@ -21,6 +21,10 @@ import { summarize, type Summary } from "../experiments/stats.ts";
 export interface RefineRow {
   /** N. */
   readonly tokens: number;
+  /** M. */
+  readonly subvectors: number;
+  /** log2 C. */
+  readonly bits: number;
   /** R; 1 is no re-ranking. */
   readonly refine: number;
   /** How cached keys are kept. */
@@ -39,7 +43,8 @@ const HEADS = 32, WIDTH = 128, K = 128, S = 128, W = 128, QUERIES = 64;
 
 const COMMAND: Command = {
   name: "bench:refine",
-  summary: `Measures a step of ${HEADS} heads, K ${K}, with exact re-ranking of R·K tokens and without.`,
+  summary:
+    `Measures a step of ${HEADS} heads, K ${K}, with exact re-ranking of R·K tokens and without, by several codebooks.`,
   flags: {
     tokens: { value: "N,…", help: "numbers of cached tokens (default 32000,131072; in software 4096)" },
     samples: { value: "N", help: "timed passes each (default 200; in software 3)" },
@@ -86,90 +91,84 @@ function checkRefined(
 if (import.meta.main) {
   await runCommand(COMMAND, async (args) => {
     const gpu = await Gpu.shared(), software = gpu.info.isSoftware;
-    const numbers = (args.text("tokens") ?? (software ? "4096" : "32000,131072")).split(",").map((value) => {
-      if (!/^\d+$/.test(value) || Number(value) < 2048 || Number(value) > 2 ** 18) {
-        throw new UsageError(`Cannot use --tokens ${value} as each must be an integer 2048 to ${2 ** 18}`);
-      }
-      return Number(value);
-    });
+    const numbers = args.integers("tokens", 2048, 2 ** 18, software ? [4096] : [32_000, 131_072]);
     const samples = args.text("samples") ? args.integer("samples", 1, 100_000) : software ? 3 : 200;
     await prepareOutput(args.text("json"));
     const about = await provenance(gpu.info);
     console.log(`Adapter: ${about.adapter}`);
-    console.log(bold("        N   R  keys   GPU µs     sd  beside R 1  exchanges"));
+    console.log(bold("        N  M x bits   R  keys   GPU µs     sd  beside R 1  exchanges"));
     const progress = new Progress(), rows: RefineRow[] = [];
     for (const tokens of numbers) {
       progress.phase(`N ${tokens.toLocaleString("en")}: draw keys`);
-      const keys = new Float32Array(HEADS * tokens * WIDTH);
       const one = Float32Array.from(Float16Array.from(clustered(tokens, WIDTH, 200, 0.5, 1)));
-      for (let head = 0; head < HEADS; head++) {
-        const shift = head * 7 % tokens * WIDTH;
-        keys.set(one.subarray(shift), head * one.length);
-        keys.set(one.subarray(0, shift), (head + 1) * one.length - shift);
-      }
+      const keys = alike(one, WIDTH, HEADS);
       // A new query for each pass, as in decoding: the keys of one shortlist are not those of the pass before.
       const queries = gaussian(QUERIES * HEADS * WIDTH, 3), query = queries.subarray(0, HEADS * WIDTH);
       using queriesOnGpu = await gpu.upload("queries", queries);
-      const config = { heads: HEADS, headWidth: WIDTH, sinkSize: S, windowSize: W, heavySize: K, device: gpu.device };
-      const base = await PqIndexer.create({ ...config, capacity: tokens, iterations: 3 });
-      for (const elements of ["f16", "f32"] as const) {
-        if (keys.length * elementBytes(elements) > gpu.limits.maxStorageBufferBindingSize) continue;
-        const data = elements === "f32" ? keys : new Float16Array(keys);
-        using held = await gpu.upload("cached keys", new Uint32Array(data.buffer as ArrayBuffer));
-        if (!base.codebook) {
-          progress.phase(`N ${tokens.toLocaleString("en")}: train`);
-          await base.train(held.buffer, { tokens, elements });
-        }
-        const codebook = { ...base.codebook!, codes: await base.readCodes(), tokens };
-        let without = 0;
-        for (const refine of [1, 2, 4, 8]) {
-          progress.phase(`N ${tokens.toLocaleString("en")}, R ${refine}, ${elements}`);
-          using index = await PqIndexer.create({
-            ...config,
-            refine,
-            refineElements: elements,
-            weights: true,
-            codebook,
-            capacity: tokens,
-          });
-          const cached = refine > 1 ? { cached: { keys: held.buffer, stride: tokens } } : {};
-          let checked = { exchanges: 0, problem: "" };
-          if (refine > 1) {
-            using plain = await PqIndexer.create({ ...config, heavySize: refine * K, codebook, capacity: tokens });
-            const short = await (await plain.select(query.slice())).read();
-            const got = await (await index.select(query.slice(), cached)).read();
-            checked = checkRefined(query, keys, tokens, short, got);
+      for (const [subvectors, bits] of software ? [[2, 6]] : [[2, 6], [8, 8]]) {
+        const sizes = { sinkSize: S, windowSize: W, heavySize: K, subvectors, bits };
+        const config = { heads: HEADS, headWidth: WIDTH, ...sizes, device: gpu.device };
+        using base = await PqIndexer.create({ ...config, capacity: tokens, iterations: 3 });
+        for (const elements of ["f16", "f32"] as const) {
+          if (keys.length * elementBytes(elements) > gpu.limits.maxStorageBufferBindingSize) continue;
+          const data = elements === "f32" ? keys : new Float16Array(keys);
+          using held = await gpu.upload("cached keys", new Uint32Array(data.buffer as ArrayBuffer));
+          if (!base.codebook) {
+            progress.phase(`N ${tokens.toLocaleString("en")}: train`);
+            await base.train(held.buffer, { tokens, elements });
           }
-          await index.select(query.slice(), cached); // makes postings
-          let turn = 0;
-          const times = await timePasses(gpu, samples, () => index.reserve(1), (pass) => {
-            const offset = turn++ % QUERIES * query.byteLength;
-            index.record(pass, { query: { buffer: queriesOnGpu.buffer, offset, size: query.byteLength }, ...cached });
-          });
-          const row: RefineRow = {
-            tokens,
-            refine,
-            elements,
-            gpuUs: summarize(times),
-            keyBytes: refine > 1 ? HEADS * refine * K * WIDTH * elementBytes(elements) : 0,
-            exchanges: checked.exchanges,
-            verified: checked.problem === "",
-          };
-          rows.push(row);
-          if (refine === 1) without = row.gpuUs.median;
-          progress.done();
-          console.log(
-            `${tokens.toLocaleString("en").padStart(9)} ${`${refine}`.padStart(3)}  ${elements.padStart(4)} ${
-              row.gpuUs.median.toFixed(1).padStart(8)
-            } ${row.gpuUs.sd.toFixed(1).padStart(6)} ${
-              (refine > 1 ? `+${(row.gpuUs.median - without).toFixed(1)}` : "").padStart(11)
-            } ${`${row.exchanges}`.padStart(10)}  ${
-              verdict(row.verified ? "✓" : `✗ WRONG: ${checked.problem}`, row.verified)
-            }`,
-          );
+          const codebook = { ...base.codebook!, codes: await base.readCodes(), tokens };
+          let without = 0;
+          for (const refine of [1, 2, 4, 8]) {
+            progress.phase(`N ${tokens.toLocaleString("en")}, M ${subvectors}, ${bits} bits, R ${refine}, ${elements}`);
+            using index = await PqIndexer.create({
+              ...config,
+              refine,
+              refineElements: elements,
+              weights: true,
+              codebook,
+              capacity: tokens,
+            });
+            const cached = refine > 1 ? { cached: { keys: held.buffer, stride: tokens } } : {};
+            let checked = { exchanges: 0, problem: "" };
+            if (refine > 1) {
+              using plain = await PqIndexer.create({ ...config, heavySize: refine * K, codebook, capacity: tokens });
+              const short = await (await plain.select(query.slice())).read();
+              const got = await (await index.select(query.slice(), cached)).read();
+              checked = checkRefined(query, keys, tokens, short, got);
+            }
+            await index.select(query.slice(), cached); // makes postings
+            let turn = 0;
+            const times = await timePasses(gpu, samples, () => index.reserve(1), (pass) => {
+              const offset = turn++ % QUERIES * query.byteLength;
+              index.record(pass, { query: { buffer: queriesOnGpu.buffer, offset, size: query.byteLength }, ...cached });
+            });
+            const row: RefineRow = {
+              tokens,
+              subvectors,
+              bits,
+              refine,
+              elements,
+              gpuUs: summarize(times),
+              keyBytes: refine > 1 ? HEADS * refine * K * WIDTH * elementBytes(elements) : 0,
+              exchanges: checked.exchanges,
+              verified: checked.problem === "",
+            };
+            rows.push(row);
+            if (refine === 1) without = row.gpuUs.median;
+            progress.done();
+            console.log(
+              `${tokens.toLocaleString("en").padStart(9)} ${`${subvectors} x ${bits}`.padStart(9)} ${
+                `${refine}`.padStart(3)
+              }  ${elements.padStart(4)} ${row.gpuUs.median.toFixed(1).padStart(8)} ${
+                row.gpuUs.sd.toFixed(1).padStart(6)
+              } ${(refine > 1 ? `+${(row.gpuUs.median - without).toFixed(1)}` : "").padStart(11)} ${
+                `${row.exchanges}`.padStart(10)
+              }  ${verdict(row.verified ? "✓" : `✗ WRONG: ${checked.problem}`, row.verified)}`,
+            );
+          }
         }
       }
-      base.destroy();
     }
     const json = args.text("json");
     if (json) await Deno.writeTextFile(json, JSON.stringify({ rows, provenance: about }, null, 1) + "\n");

@@ -14,8 +14,8 @@ import { PassTimer } from "../kernels/gpu/timing.ts";
 import type { LayerShape } from "../kernels/shape.ts";
 import { sampleKeys, startCentroids, startPoints } from "../kernels/train/start.ts";
 import { STATE, STATE_WORDS, trainShape, TrainView } from "../kernels/train/train.ts";
-import { bold, type Command, prepareOutput, Progress, runCommand, UsageError, verdict } from "../experiments/cli.ts";
-import { clustered } from "../experiments/inputs/synthetic.ts";
+import { bold, type Command, prepareOutput, Progress, runCommand, verdict } from "../experiments/cli.ts";
+import { alike, clustered } from "../experiments/inputs/synthetic.ts";
 import { provenance } from "../experiments/provenance.ts";
 import { summarize, type Summary } from "../experiments/stats.ts";
 
@@ -64,18 +64,6 @@ const COMMAND: Command = {
   },
 };
 
-/** Clustered keys, f16 values; those of a head are those of the one before, some tokens on. */
-function drawKeys(heads: number, tokens: number): Float32Array {
-  const all = new Float32Array(heads * tokens * WIDTH);
-  const one = Float32Array.from(Float16Array.from(clustered(tokens, WIDTH, 200, 0.5, 1)));
-  for (let head = 0; head < heads; head++) {
-    const shift = head * 7 % tokens * WIDTH;
-    all.set(one.subarray(shift), head * one.length);
-    all.set(one.subarray(0, shift), (head + 1) * one.length - shift);
-  }
-  return all;
-}
-
 /** The first head's distortions of f64 iterations from the start that the kernels have. */
 function exactDistortions(shape: LayerShape, keys: Float32Array, tokens: number): number[] {
   const one = { ...shape, heads: 1, kvHeads: 1 };
@@ -103,12 +91,7 @@ if (import.meta.main) {
   await runCommand(COMMAND, async (args) => {
     const gpu = await Gpu.shared(), software = gpu.info.isSoftware;
     const heads = args.text("heads") ? args.integer("heads", 1, 1024) : software ? 2 : 32;
-    const numbers = (args.text("tokens") ?? (software ? "4000" : "32000")).split(",").map((value) => {
-      if (!/^\d+$/.test(value) || Number(value) < 256 || Number(value) > 2 ** 20) {
-        throw new UsageError(`Cannot use --tokens ${value} as each must be an integer 256 to ${2 ** 20}`);
-      }
-      return Number(value);
-    });
+    const numbers = args.integers("tokens", 256, 2 ** 20, [software ? 4000 : 32_000]);
     const samples = args.text("samples") ? args.integer("samples", 1, 1000) : software ? 1 : 10;
     await prepareOutput(args.text("json"));
     const about = await provenance(gpu.info);
@@ -117,7 +100,7 @@ if (import.meta.main) {
     const progress = new Progress(), rows: TrainRow[] = [];
     for (const tokens of numbers) {
       progress.phase(`N ${tokens.toLocaleString("en")}: draw keys`);
-      const held = drawKeys(heads, tokens);
+      const held = alike(Float32Array.from(Float16Array.from(clustered(tokens, WIDTH, 200, 0.5, 1))), WIDTH, heads);
       for (const [subvectors, bits] of software ? [[2, 6]] : [[2, 6], [8, 8]]) {
         const shape: LayerShape = {
           batch: 1,

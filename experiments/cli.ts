@@ -43,6 +43,8 @@ export interface Arguments {
   has(flag: string): boolean;
   /** An integer flag; throws {@linkcode UsageError} if it is not in the range. */
   integer(flag: string, least: number, most: number): number;
+  /** Integers, as "2,4,8"; `otherwise` if the flag was not given. Throws {@linkcode UsageError} as `integer`. */
+  integers(flag: string, least: number, most: number, otherwise?: readonly number[]): readonly number[];
   /** A size: an integer, or a share such as "5%". */
   size(flag: string): Size;
   /** Positional arguments. */
@@ -91,17 +93,20 @@ function readArguments(command: Command, args: string[]): Arguments {
     }
   }
   const text = (flag: string): string | undefined => parsed[flag] ?? command.flags[flag].default;
-  const integer = (flag: string, least: number, most: number): number => {
-    const given = text(flag) ?? "";
+  const integerIn = (flag: string, given: string, rule: string, least: number, most: number): number => {
     if (!/^\d+$/.test(given) || Number(given) < least || Number(given) > most) {
-      throw new UsageError(`Cannot use --${flag} ${given} as it must be an integer ${least} to ${most}`);
+      throw new UsageError(`Cannot use --${flag} ${given} as ${rule} an integer ${least} to ${most}`);
     }
     return Number(given);
   };
+  const integer = (flag: string, least: number, most: number): number =>
+    integerIn(flag, text(flag) ?? "", "it must be", least, most);
   return {
     text,
     has: (flag) => parsed[flag] === true,
     integer,
+    integers: (flag, least, most, otherwise = []) =>
+      text(flag)?.split(",").map((given) => integerIn(flag, given, "each must be", least, most)) ?? otherwise,
     size: (flag) => {
       const share = /^(\d+(?:\.\d+)?)%$/.exec(text(flag) ?? "");
       if (!share) return integer(flag, 0, 2 ** 31);

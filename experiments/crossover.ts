@@ -189,13 +189,8 @@ export async function runCrossover(args: Arguments): Promise<CrossoverReport> {
   }
   const gpu = await Gpu.shared(), software = gpu.info.isSoftware;
   const least = sinkSize + windowSize + heavySize + config.shape.centroids + 1;
-  const all = (args.text("tokens") ?? (software ? "1024,4096,12000" : "1024,2048,4096,8192,16384,32768,65536,131072"))
-    .split(",").map((value) => {
-      if (!/^\d+$/.test(value) || Number(value) < least || Number(value) > 2 ** 20) {
-        throw new UsageError(`Cannot use --tokens ${value} as each must be an integer ${least} to ${2 ** 20}`);
-      }
-      return Number(value);
-    }).sort((a, b) => a - b);
+  const usual = software ? [1024, 4096, 12_000] : [1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072];
+  const all = args.integers("tokens", least, 2 ** 20, usual).toSorted((a, b) => a - b);
   const samples = args.text("samples") ? args.integer("samples", 1, 1000) : software ? 3 : 60;
   const steps = args.integer("steps", 1, 2 ** 30);
   await prepareOutput(args.text("json"));

@@ -46,17 +46,6 @@ export interface QualitySetup {
   readonly iterations: number;
 }
 
-/** Integers of a flag, such as "2,4,8". */
-export function integersOf(args: Arguments, flag: string, least: number, most: number): number[] {
-  return args.text(flag)!.split(",").map((text) => {
-    const value = Number(text);
-    if (!/^\d+$/.test(text) || value < least || value > most) {
-      throw new UsageError(`Cannot use --${flag} ${text} as each must be an integer ${least} to ${most}`);
-    }
-    return value;
-  });
-}
-
 /** The ways of pooling that a flag names. */
 function poolingsOf(args: Arguments): Pooling[] {
   return args.text("pooling")!.split(",").map((name) => {
@@ -203,8 +192,8 @@ export async function beginRun(
  * that are pooled one by one, are left out.
  */
 export async function runGrid(args: Arguments, withValues: boolean): Promise<{ setup: QualitySetup; rows: GridRow[] }> {
-  const all = integersOf(args, "subvectors", 1, 4096), bits = integersOf(args, "bits", 1, 8);
-  const heavies = integersOf(args, "heavy", 0, 4096), refines = integersOf(args, "refine", 1, 4096);
+  const all = args.integers("subvectors", 1, 4096), bits = args.integers("bits", 1, 8);
+  const heavies = args.integers("heavy", 0, 4096), refines = args.integers("refine", 1, 4096);
   const poolings = poolingsOf(args);
   const { setup, progress } = await beginRun(args, all);
   const values = withValues ? await loadValues(setup.path, setup.capture) : undefined;

@@ -125,12 +125,7 @@ if (import.meta.main) {
     const weights = !args.has("no-weights");
     const gpu = await Gpu.shared();
     const software = gpu.info.isSoftware;
-    const tokens = (args.text("tokens") ?? (software ? "32000" : "4096,32000,131072")).split(",").map((value) => {
-      if (!/^\d+$/.test(value) || Number(value) < 1 || Number(value) > 2 ** 20) {
-        throw new UsageError(`Cannot use --tokens ${value} as each must be an integer 1 to ${2 ** 20}`);
-      }
-      return Number(value);
-    });
+    const tokens = args.integers("tokens", 1, 2 ** 20, software ? [32_000] : [4096, 32_000, 131_072]);
     const samples = args.text("samples") ? args.integer("samples", 1, 100_000) : software ? 5 : 60;
     const { sinkSize, windowSize, heavySize } = config;
     if (typeof sinkSize !== "number" || typeof windowSize !== "number" || typeof heavySize !== "number") {

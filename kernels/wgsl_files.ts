@@ -2471,13 +2471,6 @@ fn count_group(cut: Cut, shift: u32, group: Group) {
   count_four(cut, shift, group.d);
 }
 
-fn count_four(cut: Cut, shift: u32, ranks: vec4u) {
-  count_rank(cut, shift, ranks.x);
-  count_rank(cut, shift, ranks.y);
-  count_rank(cut, shift, ranks.z);
-  count_rank(cut, shift, ranks.w);
-}
-
 fn bits(four: vec4<bool>) -> u32 {
   return dot(vec4u(four), vec4u(1u, 2u, 4u, 8u));
 }
@@ -2920,13 +2913,6 @@ fn count_cells(cut: Cut, shift: u32, cells: Cells) {
   count_some(cut, shift, cells.ranks.w, cells.counts.w);
 }
 
-fn count_tokens(cut: Cut, shift: u32, ranks: vec4u) {
-  count_rank(cut, shift, ranks.x);
-  count_rank(cut, shift, ranks.y);
-  count_rank(cut, shift, ranks.z);
-  count_rank(cut, shift, ranks.w);
-}
-
 // Takes \`tokens\` tokens of the entry that begins at \`begin\`.
 fn take(begin: u32, tokens: u32) {
   let at = atomicAdd(&wg_taken, (1u << 20u) + tokens);
@@ -2999,7 +2985,7 @@ fn take_one_by_one(lane: u32, kv: u32, row: Row, cut: Cut, begin: u32, need: u32
           if (is_taken[s]) { take(IS_TOKEN | (word * 4u + s), 1u); }
         }
       } else {
-        count_tokens(places, shift, select(vec4u(NO_CANDIDATE), place, ties));
+        count_four(places, shift, select(vec4u(NO_CANDIDATE), place, ties));
       }
     }
     if (is_last) { break; }
@@ -3149,7 +3135,7 @@ struct Entries {
 fn find_bin(lane: u32, entries: Entries, cut: Cut) -> vec4u {
   let shift = bin_shift(cut);
   count_cells(cut, shift, entries.cells);
-  count_tokens(cut, shift, entries.tail);
+  count_four(cut, shift, entries.tail);
   if (CELLS > 4u * WG) {
     for (var four = WG; four < CELLS / 4u; four += WG) { count_cells(cut, shift, cells_at(entries.kv, four + lane)); }
   }
@@ -3566,6 +3552,13 @@ fn count_rank(cut: Cut, shift: u32, rank: u32) {
   }
 }
 
+fn count_four(cut: Cut, shift: u32, ranks: vec4u) {
+  count_rank(cut, shift, ranks.x);
+  count_rank(cut, shift, ranks.y);
+  count_rank(cut, shift, ranks.z);
+  count_rank(cut, shift, ranks.w);
+}
+
 // The range of the ranks that were offered, but at most four octaves below the highest: far below it, where
 // the K-th rarely is, floats are so dense in ranks that a bin would hold everything. Begins with a barrier.
 fn offered_range(need: u32) -> Cut {
@@ -3877,13 +3870,6 @@ fn offer_four(lane: u32, cut: Cut, ranks: vec4u) {
   let within = select(vec4u(NO_CANDIDATE), ranks, (ranks >= vec4u(cut.low)) & (ranks <= vec4u(cut.high)));
   let inverse = select(vec4u(0u), ~within, within != vec4u(NO_CANDIDATE));
   offer(lane, max(max(within.x, within.y), max(within.z, within.w)), max(max(inverse.x, inverse.y), max(inverse.z, inverse.w)));
-}
-
-fn count_four(cut: Cut, shift: u32, ranks: vec4u) {
-  count_rank(cut, shift, ranks.x);
-  count_rank(cut, shift, ranks.y);
-  count_rank(cut, shift, ranks.z);
-  count_rank(cut, shift, ranks.w);
 }
 
 // Offers the candidates within a cut. The first four of every invocation stay in registers.

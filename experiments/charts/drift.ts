@@ -10,7 +10,6 @@ import type { Quality } from "../quality.ts";
 import {
   beginRun,
   configFor,
-  integersOf,
   measureQuality,
   percent,
   QUALITY_FLAGS,
@@ -41,7 +40,7 @@ const COMMAND: Command = {
 if (import.meta.main) {
   await runCommand(COMMAND, async (args) => {
     const subvectors = args.integer("subvectors", 1, 4096), bits = args.integer("bits", 1, 8);
-    const [heavySize] = integersOf(args, "heavy", 1, 4096);
+    const [heavySize] = args.integers("heavy", 1, 4096);
     const { setup, progress } = await beginRun(args, [subvectors]);
     const config = configFor(setup, { subvectors, bits, heavySize });
     const prompt = setup.capture.tokens - setup.steps;

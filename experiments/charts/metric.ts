@@ -10,7 +10,6 @@ import type { Metric } from "../../indexer/config.ts";
 import {
   beginRun,
   configFor,
-  integersOf,
   measureQuality,
   percent,
   QUALITY_FLAGS,
@@ -39,8 +38,8 @@ const COMMAND: Command = {
 
 if (import.meta.main) {
   await runCommand(COMMAND, async (args) => {
-    const all = integersOf(args, "subvectors", 1, 4096), bits = args.integer("bits", 1, 8);
-    const [heavySize] = integersOf(args, "heavy", 1, 4096);
+    const all = args.integers("subvectors", 1, 4096), bits = args.integer("bits", 1, 8);
+    const [heavySize] = args.integers("heavy", 1, 4096);
     const { setup, progress } = await beginRun(args, all);
     const rows: MetricRow[] = [];
     progress.phase("train and replay");

@@ -38,3 +38,17 @@ export function tied(count: number, most: number, seed: number): Float32Array {
   const random = new Random(seed);
   return Float32Array.from({ length: count }, () => random.below(2 * most + 1) - most);
 }
+
+/**
+ * Keys or values of many heads, f32 `[heads, N, D]`, out of those of one: those of a head are those of the one before, some
+ * tokens on. For timing: no two heads have a token in the same place.
+ */
+export function alike(one: Float32Array, width: number, heads: number): Float32Array<ArrayBuffer> {
+  const all = new Float32Array(heads * one.length);
+  for (let head = 0; head < heads; head++) {
+    const shift = head * 7 * width % one.length;
+    all.set(one.subarray(shift), head * one.length);
+    all.set(one.subarray(0, shift), (head + 1) * one.length - shift);
+  }
+  return all;
+}

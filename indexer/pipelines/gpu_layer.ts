@@ -130,8 +130,8 @@ type StepView = ((step: StepShape) => StepShape) | undefined;
 /** A step with its inputs and outputs resolved to buffers. */
 interface BoundStep {
   readonly shape: StepShape;
-  /** Where the `Params` of a kernel's view of the step are. */
-  readonly params: (view: StepView) => { readonly buffer: GPUBuffer; readonly offset: number };
+  /** Where the `Params` of each of the views of the step are. */
+  readonly params: readonly { readonly buffer: GPUBuffer; readonly offset: number }[];
   readonly buffer: (name: string) => ResolvedInput;
 }
 
@@ -143,6 +143,8 @@ export class GpuLayer implements Layer {
   readonly #config: ResolvedConfig;
   readonly #def: GpuPipelineDef;
   readonly #kernels: readonly CompiledKernel[];
+  /** Which of `#params` each kernel reads. */
+  readonly #views: readonly number[];
   readonly #writesWeights: boolean;
   /** The `Params` of steps as they are, then as each of the kernels' views sees them. */
   readonly #params: readonly {
@@ -179,6 +181,7 @@ export class GpuLayer implements Layer {
     this.#config = context.config;
     this.#writesWeights = context.weights;
     this.#kernels = kernels;
+    this.#views = kernels.map(({ kernel }) => params.findIndex(([view]) => view === kernel.view?.step));
     this.#params = params.map(([view, owned]) => ({
       view,
       owned,
@@ -409,12 +412,13 @@ export class GpuLayer implements Layer {
 
   #encode(target: PassTarget, step: LayerStep): Selection | undefined {
     const bound = this.#bind(step);
-    for (const kernel of this.#kernels) {
+    for (const [ix, kernel] of this.#kernels.entries()) {
+      const params = bound.params[this.#views[ix]];
       if (typeof target !== "function") {
-        kernel.record(target, bound.shape, bound.params(kernel.kernel.view?.step), bound.buffer);
+        kernel.record(target, bound.shape, params, bound.buffer);
       } else if (kernel.kernel.work(kernel.shape, bound.shape).workgroups > 0) {
         const pass = target(kernel.kernel.name);
-        kernel.record(pass, bound.shape, bound.params(kernel.kernel.view?.step), bound.buffer);
+        kernel.record(pass, bound.shape, params, bound.buffer);
         pass.end();
       }
     }
@@ -433,13 +437,13 @@ export class GpuLayer implements Layer {
     const newKeys = await this.#upload(io.newKeys.name, step.newKeys);
     const bound = this.#bind({ ...step, query, newKeys });
     this.#distrust(); // until the next step, as this one may fail half way
-    for (const compiled of this.#kernels) {
+    for (const [ix, compiled] of this.#kernels.entries()) {
       const { kernel, shape } = compiled;
       if (kernel.work(shape, bound.shape).workgroups === 0) continue;
       if (!onCpu.has(kernel.name)) {
         await this.#gpu.submit(kernel.name, (encoder) => {
           const pass = encoder.beginComputePass({ label: kernel.name });
-          compiled.record(pass, bound.shape, bound.params(kernel.view?.step), bound.buffer);
+          compiled.record(pass, bound.shape, bound.params[this.#views[ix]], bound.buffer);
           pass.end();
         });
         continue;
@@ -512,13 +516,12 @@ export class GpuLayer implements Layer {
     this.#generation++;
     this.#posted = shape.posted;
     if (!step.out && step.rows.length > 0) this.#listed = layoutOf(step.rows.length, shape);
-    const placed = this.#params.map(({ view, owned: { buffer }, ring }) => ({
-      view,
-      at: { buffer, offset: ring.place(view?.(shape) ?? shape, PARAM_SLOTS - this.#waiting) },
-    }));
     return {
       shape,
-      params: (view) => placed.find((one) => one.view === view)!.at,
+      params: this.#params.map(({ view, owned: { buffer }, ring }) => ({
+        buffer,
+        offset: ring.place(view?.(shape) ?? shape, PARAM_SLOTS - this.#waiting),
+      })),
       buffer: (name) => {
         const input = given.get(name);
         if (input) return input;

@@ -146,13 +146,6 @@ fn count_group(cut: Cut, shift: u32, group: Group) {
   count_four(cut, shift, group.d);
 }
 
-fn count_four(cut: Cut, shift: u32, ranks: vec4u) {
-  count_rank(cut, shift, ranks.x);
-  count_rank(cut, shift, ranks.y);
-  count_rank(cut, shift, ranks.z);
-  count_rank(cut, shift, ranks.w);
-}
-
 fn bits(four: vec4<bool>) -> u32 {
   return dot(vec4u(four), vec4u(1u, 2u, 4u, 8u));
 }

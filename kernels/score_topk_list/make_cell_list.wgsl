@@ -144,13 +144,6 @@ fn count_cells(cut: Cut, shift: u32, cells: Cells) {
   count_some(cut, shift, cells.ranks.w, cells.counts.w);
 }
 
-fn count_tokens(cut: Cut, shift: u32, ranks: vec4u) {
-  count_rank(cut, shift, ranks.x);
-  count_rank(cut, shift, ranks.y);
-  count_rank(cut, shift, ranks.z);
-  count_rank(cut, shift, ranks.w);
-}
-
 // Takes `tokens` tokens of the entry that begins at `begin`.
 fn take(begin: u32, tokens: u32) {
   let at = atomicAdd(&wg_taken, (1u << 20u) + tokens);
@@ -223,7 +216,7 @@ fn take_one_by_one(lane: u32, kv: u32, row: Row, cut: Cut, begin: u32, need: u32
           if (is_taken[s]) { take(IS_TOKEN | (word * 4u + s), 1u); }
         }
       } else {
-        count_tokens(places, shift, select(vec4u(NO_CANDIDATE), place, ties));
+        count_four(places, shift, select(vec4u(NO_CANDIDATE), place, ties));
       }
     }
     if (is_last) { break; }
@@ -373,7 +366,7 @@ struct Entries {
 fn find_bin(lane: u32, entries: Entries, cut: Cut) -> vec4u {
   let shift = bin_shift(cut);
   count_cells(cut, shift, entries.cells);
-  count_tokens(cut, shift, entries.tail);
+  count_four(cut, shift, entries.tail);
   if (CELLS > 4u * WG) {
     for (var four = WG; four < CELLS / 4u; four += WG) { count_cells(cut, shift, cells_at(entries.kv, four + lane)); }
   }

@@ -42,6 +42,13 @@ fn count_rank(cut: Cut, shift: u32, rank: u32) {
   }
 }
 
+fn count_four(cut: Cut, shift: u32, ranks: vec4u) {
+  count_rank(cut, shift, ranks.x);
+  count_rank(cut, shift, ranks.y);
+  count_rank(cut, shift, ranks.z);
+  count_rank(cut, shift, ranks.w);
+}
+
 // The range of the ranks that were offered, but at most four octaves below the highest: far below it, where
 // the K-th rarely is, floats are so dense in ranks that a bin would hold everything. Begins with a barrier.
 fn offered_range(need: u32) -> Cut {

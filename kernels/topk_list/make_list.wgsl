@@ -29,13 +29,6 @@ fn offer_four(lane: u32, cut: Cut, ranks: vec4u) {
   offer(lane, max(max(within.x, within.y), max(within.z, within.w)), max(max(inverse.x, inverse.y), max(inverse.z, inverse.w)));
 }
 
-fn count_four(cut: Cut, shift: u32, ranks: vec4u) {
-  count_rank(cut, shift, ranks.x);
-  count_rank(cut, shift, ranks.y);
-  count_rank(cut, shift, ranks.z);
-  count_rank(cut, shift, ranks.w);
-}
-
 // Offers the candidates within a cut. The first four of every invocation stay in registers.
 fn offer_all(lane: u32, cut: Cut, first: u32, n_fours: u32, ranks: vec4u) {
   offer_four(lane, cut, ranks);
