@@ -81,8 +81,11 @@ const SIZES: Readonly<Record<AttendOptions["tokens"], readonly number[]>> = {
   all: [256, 128],
 };
 
-/** Rounds of a workgroup that attends to all tokens. */
-const ALL_ROUNDS = 4;
+/** Rounds of a workgroup that attends to all tokens, at most. */
+const MOST_ROUNDS = 6;
+
+/** As many workgroups as rounds are to leave: some for every multiprocessor of a large GPU. */
+const WORKGROUPS = 256;
 
 const CREATE_OPTIONS: readonly (keyof AttentionOptions)[] = [
   "batch",
@@ -186,7 +189,7 @@ export class Attention {
     const at = (tokens: AttendOptions["tokens"], invocations: number): AttendOptions => {
       const own = { elements, weights: weights && tokens === "listed", listHeads, invocations, subgroupSize };
       // A list is one round; where all tokens are read, more of them share what a workgroup begins and ends with.
-      return { ...own, tokens, rounds: tokens === "all" ? ALL_ROUNDS : 1 };
+      return { ...own, tokens, mostRounds: tokens === "all" ? MOST_ROUNDS : 1, workgroups: WORKGROUPS };
     };
     const fits = (own: AttendOptions) =>
       own.invocations <= most &&

@@ -3,16 +3,24 @@
 
 /** WGSL texts by path below `kernels/`. */
 export const WGSL_FILES: Readonly<Record<string, string>> = {
-  "attend/attend.wgsl": `// Shared part of the attention kernels: how partial results lie. A part is PART tokens of one list; where a list has one
-// part only, its result goes to the output at once.
+  "attend/attend.wgsl": `// Shared part of the attention kernels: how partial results lie. A part is one or more rounds of ROUND tokens of one list;
+// where a list has one part only, its result goes to the output at once. Few lists, or short ones, make short parts,
+// so that there is work for the whole GPU; many make long ones, which share what a workgroup begins and ends with.
 //
 // partial: f32[lists, n_parts(), D + 2]: the weighted sum of values, then the maximum and the sum of the weights.
 
-override HEAD_WIDTH: u32;  // D, a multiple of 8, at most 256
-override PART: u32;        // tokens per part
+override HEAD_WIDTH: u32;   // D, a multiple of 8, at most 256
+override ROUND: u32;        // tokens per round
+override MOST_ROUNDS: u32;  // per part
+override WORKGROUPS: u32;   // as many as rounds are to leave
+
+fn part_tokens() -> u32 {
+  let step = ROUND * max(WORKGROUPS / max(n_lists(), 1u), 1u);
+  return ROUND * clamp((params.attended + step - 1u) / step, 1u, MOST_ROUNDS);
+}
 
 fn n_parts() -> u32 {
-  return (params.attended + PART - 1u) / PART;
+  return (params.attended + part_tokens() - 1u) / part_tokens();
 }
 `,
   "attend/attend_merge.wgsl": `// attend_merge: the parts of each list's attention become one. Follows attend_parts where lists have several parts.
@@ -67,13 +75,13 @@ fn attend_merge(
 // partial: f32[lists, n_parts(), D + 2], see \`attend.wgsl\`
 // output:  f32[B, H, rows, D], written where there is one part
 //
-// One workgroup owns one part of one list: PART tokens, in rounds of as many as it has invocations. Sixteen invocations, a group, share
+// One workgroup owns one part of one list, which it goes over in rounds of as many tokens as it has invocations. Sixteen invocations, a group, share
 // sixteen tokens of a round and read eight neighbouring columns of each (sixteen bytes of f16), and eight more 128 columns on; no load waits for another
 // token's. A group takes its scores relative to its own largest so far and needs no other until the end: there the groups are merged,
 // as \`attend_merge\` merges the parts, so nothing overflows.
 // Source: Dao, Fu, Ermon, Rudra, Ré 2022; the split over the list as in Flash-Decoding (Dao, Haziza, Massa, Sizov 2023).
 
-override WG: u32;  // a power of two from 64 on; PART is a multiple of it
+override WG: u32;  // ROUND, a power of two from 64 on
 
 @group(0) @binding(1) var<storage, read> query: array<f32>;
 @group(0) @binding(3) var<storage, read_write> partial: array<f32>;
@@ -235,7 +243,7 @@ fn attend_round(lane: u32, list_ix: u32, kv: u32, first: u32, low: Eight, high: 
 
   let factor = exp(before.largest - largest);
   var result = Attended(largest, before.weight * factor, before.sums);
-  if (PART > WG) {
+  if (MOST_ROUNDS > 1u) {
     result.sums.low = scaled_eight(before.sums.low, factor);
     if (HEAD_WIDTH > 128u) { result.sums.high = scaled_eight(before.sums.high, factor); }
   }
@@ -258,10 +266,10 @@ fn attend_part(lane: u32, list_ix: u32, part_ix: u32) {
   var high = Eight();
   if (HEAD_WIDTH > 128u) { high = query_columns(list_ix, 8u * part + 128u); }
   var own = Attended(NONE, 0.0, Sums());
-  own = attend_round(lane, list_ix, kv, part_ix * PART, low, high, own);
-  for (var round = WG; round < PART; round += WG) {
+  let first = part_ix * part_tokens();
+  for (var at = 0u; at < part_tokens(); at += WG) {
+    own = attend_round(lane, list_ix, kv, first + at, low, high, own);
     workgroupBarrier();
-    own = attend_round(lane, list_ix, kv, part_ix * PART + round, low, high, own);
   }
   let row = group * HEAD_WIDTH;
   if (8u * part < HEAD_WIDTH) { keep_eight(row + 8u * part, own.sums.low); }

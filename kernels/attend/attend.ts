@@ -30,8 +30,10 @@ export interface AttendOptions {
   readonly listHeads?: number;
   /** Invocations per workgroup, and tokens per round: a power of two from 64 on. */
   readonly invocations: number;
-  /** Rounds of a workgroup: a part has as many tokens as they have together. */
-  readonly rounds: number;
+  /** Rounds of a workgroup at most. */
+  readonly mostRounds: number;
+  /** As many workgroups as rounds are to leave. */
+  readonly workgroups: number;
   /** Invocations per subgroup where they are used, a power of two; 0 for the portable path. */
   readonly subgroupSize: number;
 }
@@ -54,23 +56,36 @@ export function cachedKeys(options: Pick<AttendOptions, "elements">): BufferUse 
   return { ...reads(cache("keys", options)), binding: 10 };
 }
 
-/** Tokens per part. */
-export function partTokens({ invocations, rounds }: AttendOptions): number {
-  return invocations * rounds;
+/** Tokens per part; twin of `part_tokens`. */
+export function partTokens(options: AttendOptions, shape: LayerShape, step: StepShape): number {
+  const { invocations, mostRounds } = options;
+  const rounds = Math.ceil((step.attended ?? 0) / (invocations * shareOf(options, shape, step)));
+  return invocations * Math.min(Math.max(rounds, 1), mostRounds);
+}
+
+/** Workgroups that a list may have. */
+function shareOf({ workgroups }: AttendOptions, shape: LayerShape, step: StepShape): number {
+  return Math.max(1, Math.floor(workgroups / Math.max(1, nLists(shape, step))));
 }
 
 /** Parts per list; twin of `n_parts`. */
-export function nParts(options: AttendOptions, { attended = 0 }: StepShape): number {
-  return Math.ceil(attended / partTokens(options));
+export function nParts(options: AttendOptions, shape: LayerShape, step: StepShape): number {
+  return Math.ceil((step.attended ?? 0) / partTokens(options, shape, step));
 }
 
-/** f32 `[lists, parts, D + 2]`; empty where every list is one part */
+/** The most parts of a list that attends to so many tokens or fewer. */
+function mostParts(options: AttendOptions, shape: LayerShape, step: StepShape): number {
+  const rounds = Math.ceil((step.attended ?? 0) / options.invocations);
+  return Math.max(Math.ceil(rounds / options.mostRounds), Math.min(rounds, shareOf(options, shape, step)));
+}
+
+/** f32 `[lists, parts, D + 2]`, with room for fewer tokens in more parts; empty where every list is one part */
 export function partial(options: AttendOptions): BufferDef {
   return {
     name: "partial",
     type: "f32",
     elements: (shape, step) => {
-      const parts = nParts(options, step);
+      const parts = mostParts(options, shape, step);
       return parts > 1 ? nLists(shape, step) * parts * (shape.headWidth + 2) : 0;
     },
   };
@@ -79,10 +94,12 @@ export function partial(options: AttendOptions): BufferDef {
 /** f32 `[B, H, rows, D]` */
 export const output: BufferDef = { ...query, name: "output" };
 
-const overrides = (shape: LayerShape, part: number, invocations: number) => ({
+const overrides = (shape: LayerShape, options: AttendOptions, invocations: number) => ({
   ...layerOverrides(shape),
   HEAD_WIDTH: shape.headWidth,
-  PART: part,
+  ROUND: options.invocations,
+  MOST_ROUNDS: options.mostRounds,
+  WORKGROUPS: options.workgroups,
   WG: invocations,
 });
 
@@ -150,14 +167,14 @@ export function attendParts(options: AttendOptions): Kernel {
     ],
     plan: (shape) => ({
       overrides: {
-        ...overrides(shape, partTokens(options), invocations),
+        ...overrides(shape, options, invocations),
         ...(options.tokens === "all" ? {} : { LIST_HEADS: options.listHeads ?? shape.heads }),
       },
       invocations,
       workgroupBytes: invocations * (8 + shape.headWidth / 4 + 12 / 16) + rowsBytes(rows),
     }),
     work(shape, step) {
-      const lists = nLists(shape, step), parts = nParts(options, step);
+      const lists = nLists(shape, step), parts = nParts(options, shape, step);
       const element = options.elements === "f32" ? 4 : 2, attended = step.attended ?? 0;
       const perToken = 2 * shape.headWidth * element + (options.tokens === "all" ? 0 : 4) + (options.weights ? 4 : 0);
       return {
@@ -167,7 +184,7 @@ export function attendParts(options: AttendOptions): Kernel {
       };
     },
     twin(shape, step, buffers) {
-      const { headWidth: D } = shape, parts = nParts(options, step);
+      const { headWidth: D } = shape, parts = nParts(options, shape, step), length = partTokens(options, shape, step);
       const [keys, values] = [buffers.keys, buffers.values].map((array) =>
         options.elements === "f32" ? array : halves(array)
       );
@@ -175,9 +192,7 @@ export function attendParts(options: AttendOptions): Kernel {
         const tokens = tokensOf(options, shape, step, buffers, list), kv = kvOfList(shape, step, list);
         const at = (token: number) => (kv * step.keyStride! + token) * D;
         for (let part = 0; part < parts; part++) {
-          const own = tokens.slice(part * partTokens(options), (part + 1) * partTokens(options)).filter(([, weight]) =>
-            weight > 0
-          );
+          const own = tokens.slice(part * length, (part + 1) * length).filter(([, weight]) => weight > 0);
           const scores = own.map(([token, weight]) => {
             let sum = 0;
             for (let j = 0; j < D; j++) sum += buffers.query[list * D + j] * keys[at(token) + j];
@@ -206,18 +221,18 @@ export function attendMerge(options: AttendOptions): Kernel {
     wgsl: ["layer/layer.wgsl", "attend/attend.wgsl", "attend/reduce_shared.wgsl", "attend/attend_merge.wgsl"],
     buffers: [reads(partial(options)), writes(output)],
     plan: (shape) => ({
-      overrides: overrides(shape, partTokens(options), MERGE_INVOCATIONS),
+      overrides: overrides(shape, options, MERGE_INVOCATIONS),
       invocations: MERGE_INVOCATIONS,
       workgroupBytes: 4 * MERGE_INVOCATIONS,
     }),
     work(shape, step) {
-      const parts = nParts(options, step);
+      const parts = nParts(options, shape, step);
       if (parts < 2) return { workgroups: 0, bytesMoved: 0 };
       const lists = nLists(shape, step);
       return { workgroups: lists, bytesMoved: lists * 4 * (parts * (shape.headWidth + 4) + shape.headWidth) };
     },
     twin(shape, step, { partial, output }) {
-      const { headWidth: D } = shape, parts = nParts(options, step);
+      const { headWidth: D } = shape, parts = nParts(options, shape, step);
       for (let list = 0; list < nLists(shape, step); list++) {
         const at = (part: number) => (list * parts + part) * (D + 2);
         const each = Array.from({ length: parts }, (_, part) => part);

@@ -6,13 +6,13 @@
 // partial: f32[lists, n_parts(), D + 2], see `attend.wgsl`
 // output:  f32[B, H, rows, D], written where there is one part
 //
-// One workgroup owns one part of one list: PART tokens, in rounds of as many as it has invocations. Sixteen invocations, a group, share
+// One workgroup owns one part of one list, which it goes over in rounds of as many tokens as it has invocations. Sixteen invocations, a group, share
 // sixteen tokens of a round and read eight neighbouring columns of each (sixteen bytes of f16), and eight more 128 columns on; no load waits for another
 // token's. A group takes its scores relative to its own largest so far and needs no other until the end: there the groups are merged,
 // as `attend_merge` merges the parts, so nothing overflows.
 // Source: Dao, Fu, Ermon, Rudra, Ré 2022; the split over the list as in Flash-Decoding (Dao, Haziza, Massa, Sizov 2023).
 
-override WG: u32;  // a power of two from 64 on; PART is a multiple of it
+override WG: u32;  // ROUND, a power of two from 64 on
 
 @group(0) @binding(1) var<storage, read> query: array<f32>;
 @group(0) @binding(3) var<storage, read_write> partial: array<f32>;
@@ -174,7 +174,7 @@ fn attend_round(lane: u32, list_ix: u32, kv: u32, first: u32, low: Eight, high: 
 
   let factor = exp(before.largest - largest);
   var result = Attended(largest, before.weight * factor, before.sums);
-  if (PART > WG) {
+  if (MOST_ROUNDS > 1u) {
     result.sums.low = scaled_eight(before.sums.low, factor);
     if (HEAD_WIDTH > 128u) { result.sums.high = scaled_eight(before.sums.high, factor); }
   }
@@ -197,10 +197,10 @@ fn attend_part(lane: u32, list_ix: u32, part_ix: u32) {
   var high = Eight();
   if (HEAD_WIDTH > 128u) { high = query_columns(list_ix, 8u * part + 128u); }
   var own = Attended(NONE, 0.0, Sums());
-  own = attend_round(lane, list_ix, kv, part_ix * PART, low, high, own);
-  for (var round = WG; round < PART; round += WG) {
+  let first = part_ix * part_tokens();
+  for (var at = 0u; at < part_tokens(); at += WG) {
+    own = attend_round(lane, list_ix, kv, first + at, low, high, own);
     workgroupBarrier();
-    own = attend_round(lane, list_ix, kv, part_ix * PART + round, low, high, own);
   }
   let row = group * HEAD_WIDTH;
   if (8u * part < HEAD_WIDTH) { keep_eight(row + 8u * part, own.sums.low); }

@@ -84,7 +84,7 @@ function attentionKernels(gpu: Gpu): Kernel[] {
     for (const tokens of ["listed", "all"] as const) {
       for (const weights of tokens === "listed" ? [false, true] : [false]) {
         for (const subgroupSize of [0, Math.max(16, gpu.subgroupSize)]) {
-          const options = { elements, tokens, weights, invocations: 64, rounds: 2, subgroupSize };
+          const options = { elements, tokens, weights, invocations: 64, mostRounds: 2, workgroups: 1, subgroupSize };
           all.push(attendParts(options), attendMerge(options));
         }
       }

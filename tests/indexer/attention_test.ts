@@ -344,8 +344,22 @@ for (const elements of ["f32", "f16"] as const) {
     };
     const words = (array: Float32Array) => elements === "f32" ? array : new Uint32Array(toHalf(array).buffer);
     for (const subgroupSize of gpu.subgroupSize > 0 ? [0, gpu.subgroupSize] : [0]) {
-      for (const [invocations, rounds, weights] of [[64, 1, true], [128, 1, false], [64, 3, true]] as const) {
-        const options: AttendOptions = { elements, tokens: "listed", weights, invocations, rounds, subgroupSize };
+      for (
+        const [invocations, mostRounds, weights] of [[64, 1, true], [128, 1, false], [64, 3, true], [
+          64,
+          8,
+          false,
+        ]] as const
+      ) {
+        const options: AttendOptions = {
+          elements,
+          tokens: "listed",
+          weights,
+          invocations,
+          mostRounds,
+          workgroups: 16,
+          subgroupSize,
+        };
         const given = { ...inputs, keys: words(inputs.keys), values: words(inputs.values) };
         const parts = await runKernel(gpu, attendParts(options), shape, base, given);
         assertClose(

@@ -25,7 +25,7 @@ import { ODD_SHAPE } from "../support.ts";
 const ATTENTION: Kernel[] = (["f32", "f16"] as const).flatMap((elements) =>
   (["listed", "all"] as const).flatMap((tokens) =>
     [false, true].flatMap((weights) => {
-      const options = { elements, tokens, weights, invocations: 64, rounds: 1, subgroupSize: 0 };
+      const options = { elements, tokens, weights, invocations: 64, mostRounds: 1, workgroups: 1, subgroupSize: 0 };
       return [attendParts(options), attendMerge(options)];
     })
   )
