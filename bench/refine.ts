@@ -119,7 +119,7 @@ if (import.meta.main) {
           }
           const codebook = { ...base.codebook!, codes: await base.readCodes(), tokens };
           let without = 0;
-          for (const refine of [1, 2, 4, 8]) {
+          for (const refine of [1, 2, 4, 8, 16]) {
             progress.phase(`N ${tokens.toLocaleString("en")}, M ${subvectors}, ${bits} bits, R ${refine}, ${elements}`);
             using index = await PqIndexer.create({
               ...config,

@@ -75,7 +75,7 @@ export interface AttentionResult {
 
 const ACTION = "attend";
 
-/** Invocations per workgroup, the best first: a list's part is one round of them. */
+/** Invocations per workgroup, the best first: a part of a list is one round of them, one of all tokens some rounds. */
 const SIZES: Readonly<Record<AttendOptions["tokens"], readonly number[]>> = {
   listed: [512, 256, 128],
   all: [256, 128],

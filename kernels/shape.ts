@@ -114,7 +114,7 @@ export function needsScores(step: StepShape): boolean {
 }
 
 /** From so many new keys on a step codes them apart, an invocation per subvector of a key. */
-export const MANY_KEYS = 64;
+const MANY_KEYS = 64;
 
 /** Whether assign_many codes a step's new keys: it keeps a subvector of 64 columns at most in registers. */
 export function codesMany(shape: LayerShape, step: StepShape): boolean {

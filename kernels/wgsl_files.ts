@@ -75,10 +75,11 @@ fn attend_merge(
 // partial: f32[lists, n_parts(), D + 2], see \`attend.wgsl\`
 // output:  f32[B, H, rows, D], written where there is one part
 //
-// One workgroup owns one part of one list, which it goes over in rounds of as many tokens as it has invocations. Sixteen invocations, a group, share
-// sixteen tokens of a round and read eight neighbouring columns of each (sixteen bytes of f16), and eight more 128 columns on; no load waits for another
-// token's. A group takes its scores relative to its own largest so far and needs no other until the end: there the groups are merged,
-// as \`attend_merge\` merges the parts, so nothing overflows.
+// One workgroup owns one part of one list, which it goes over in rounds of as many tokens as it has invocations. Sixteen
+// invocations, a group, share sixteen tokens of a round and read eight neighbouring columns of each (sixteen bytes of f16),
+// and eight more 128 columns on; no load waits for another token's. A group takes its scores relative to its own largest so
+// far and needs no other until the end: there the groups are merged, as \`attend_merge\` merges the parts, so nothing
+// overflows.
 // Source: Dao, Fu, Ermon, Rudra, Ré 2022; the split over the list as in Flash-Decoding (Dao, Haziza, Massa, Sizov 2023).
 
 override WG: u32;  // ROUND, a power of two from 64 on
@@ -89,16 +90,16 @@ override WG: u32;  // ROUND, a power of two from 64 on
 
 const NONE = -3.4028234e38;  // below every score
 
-override GROUPS: u32 = WG / 16u;  // a power of two from 4 on; token i of the part belongs to group i % GROUPS
+override GROUPS: u32 = WG / 16u;  // a power of two from 4 on; token i of a round belongs to group i % GROUPS
 override SUM_WORDS: u32 = GROUPS * HEAD_WIDTH;
 
 var<workgroup> wg_scores: array<f32, WG>;       // scores, then weights; 4 bytes per invocation
 var<workgroup> wg_tokens: array<u32, WG>;       // 4 bytes per invocation
 var<workgroup> wg_sums: array<f32, SUM_WORDS>;  // D / 4 bytes per invocation
 var<workgroup> wg_largest: array<f32, GROUPS>;  // the groups' largest scores
-var<workgroup> wg_shares: array<vec2f, GROUPS>; // what a group's sums count in the part's, and the sum of its weights by that
+var<workgroup> wg_shares: array<vec2f, GROUPS>; // what a group's sums count for, and the sum of its weights by that
 
-// This invocation's part of the product of the query and the key of the part's i-th token.
+// This invocation's part of the product of the query and the key of the round's i-th token.
 fn score_part(kv: u32, i: u32, part: u32, low: Eight, high: Eight) -> f32 {
   let token = wg_tokens[i];
   var sum = product(low, eight_keys(eight_at(kv, token, part)));
@@ -116,7 +117,7 @@ fn score_parts(kv: u32, first: u32, part: u32, low: Eight, high: Eight) -> vec4f
   );
 }
 
-// Keeps the scores of a quarter of the part.
+// Keeps the scores of a quarter of the round.
 fn keep_scores(lane: u32, quarter: u32, parts: vec4f) {
   let sum = add_rows(lane, parts);
   let row = row_of(lane);
@@ -151,7 +152,7 @@ fn add_eight(sum: Eight, weight: f32, value: Eight) -> Eight {
   );
 }
 
-// Adds the value of the part's i-th token, unless it has no weight: what no token stands for may hold anything.
+// Adds the value of the round's i-th token, unless it has no weight: what no token stands for may hold anything.
 fn add_value(sums: Sums, kv: u32, i: u32, part: u32, weight: f32) -> Sums {
   let token = wg_tokens[i];
   var result = sums;
@@ -2751,6 +2752,7 @@ fn settle_heavy(lane: u32, list_ix: u32, row: Row) {}
 // indices:   u32[B, H, rows, list_stride]
 // lengths:   u32[B, H, rows]
 // weights:   f32[B, H, rows, weight_stride], if weights are written
+// keys:      f32 or f16 [B, Hkv, key_stride, D], if a shortlist is re-ranked
 //
 // One workgroup owns one list; see \`make_cell_list.wgsl\` for how.
 
@@ -2808,7 +2810,7 @@ override TAKEN_ROOM: u32 = max(SHORT, HEAVY_ROOM);
 override PARTS: u32 = min(max(WG / HEAVY_ROOM, 1u), HEAVY_FOURS);
 override FOURS_PER_PART: u32 = (HEAVY_FOURS + PARTS - 1u) / PARTS;
 
-var<workgroup> wg_taken: atomic<u32>;                       // ranges of tokens taken, in bits 20 and up; their tokens
+var<workgroup> wg_taken: atomic<u32>;                       // ranges of tokens taken, in bits 16 and up; their tokens
 var<workgroup> wg_ranges: array<vec2u, SHORT>;              // (how many tokens before it, where it begins)
 var<workgroup> wg_tokens: array<u32, TAKEN_ROOM>;           // taken tokens, then heavy ones, in any order
 var<workgroup> wg_n_lower: array<atomic<u32>, HEAVY_ROOM>;  // how many of them are lower
@@ -2923,8 +2925,8 @@ fn count_cells(cut: Cut, shift: u32, cells: Cells) {
 
 // Takes \`tokens\` tokens of the entry that begins at \`begin\`.
 fn take(begin: u32, tokens: u32) {
-  let at = atomicAdd(&wg_taken, (1u << 20u) + tokens);
-  wg_ranges[at >> 20u] = vec2u(at & 0xfffffu, begin);
+  let at = atomicAdd(&wg_taken, (1u << 16u) + tokens);
+  wg_ranges[at >> 16u] = vec2u(at & 0xffffu, begin);
 }
 
 // Takes an entry above the cut; notes one in it.
@@ -3255,17 +3257,17 @@ fn make_list(lane: u32, list_ix: u32) {
     if (n_members <= MOST_MEMBERS && lane < n_members) { take_member(lane, cut.need); }
     workgroupBarrier();
     let taken = atomicLoad(&wg_taken);
-    let is_done = (taken & 0xfffffu) == row.n_short;
+    let is_done = (taken & 0xffffu) == row.n_short;
     if (is_done) {
-      gather(lane, kv, row.n_short, taken >> 20u);
+      gather(lane, kv, row.n_short, taken >> 16u);
       if (TAKEN_ROOM > WG) {
-        for (var i = lane + WG; i < TAKEN_ROOM; i += WG) { gather(i, kv, row.n_short, taken >> 20u); }
+        for (var i = lane + WG; i < TAKEN_ROOM; i += WG) { gather(i, kv, row.n_short, taken >> 16u); }
       }
     }
     if (lane == 0u) { wg_is_done = u32(is_done); }
     if (workgroupUniformLoad(&wg_is_done) == 0u) {
       take_exactly(lane, entries, row, cut);
-      let n_ranges = atomicLoad(&wg_taken) >> 20u;
+      let n_ranges = atomicLoad(&wg_taken) >> 16u;
       for (var i = lane; i < TAKEN_ROOM; i += WG) { gather(i, kv, row.n_short, n_ranges); }
       workgroupBarrier();
     }
@@ -3374,12 +3376,12 @@ fn choose_by_all(bins: Bins, bin: u32, i: u32, n: u32, need: u32) {
 // In uniform control flow only; begins after a barrier and ends with one.
 fn settle_heavy(lane: u32, list_ix: u32, row: Row) {
   let n = min(row.n_short, SHORT);
+  rank_exactly(lane, list_ix, 0u, n);
+
   if (lane == 0u) {
     atomicStore(&wg_taken, 0u);
     atomicStore(&wg_n_members, 0u);
   }
-  rank_exactly(lane, list_ix, 0u, n);
-
   // What is past the heavy tokens is higher than any.
   if (lane >= row.n_heavy && lane < HEAVY_ROOM) { wg_tokens[lane] = 0xffffffffu; }
   if (HEAVY_ROOM > WG) {
@@ -3419,6 +3421,7 @@ fn settle_heavy(lane: u32, list_ix: u32, row: Row) {
 // new_keys:  f32[B, Hkv, n_new_keys, D]
 // phi:       f32[B, Hkv, M], metric "ip" only
 // weights:   f32[B, H, rows, weight_stride], if weights are written
+// keys:      f32 or f16 [B, Hkv, key_stride, D], if a shortlist is re-ranked
 //
 // The first workgroups own one list each (see \`make_cell_list.wgsl\`), the rest one word of new codes each (see
 // \`code_word.wgsl\`). Precondition: no row's candidates share a word with the new keys, or none are coded here.

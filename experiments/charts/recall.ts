@@ -14,7 +14,7 @@ const COMMAND: Command = {
   flags: {
     ...GRID_FLAGS,
     heavy: { ...GRID_FLAGS.heavy, default: "64,128,256" },
-    refine: { ...GRID_FLAGS.refine, default: "1,4,8" },
+    refine: { ...GRID_FLAGS.refine, default: "1,4,8,16" },
   },
 };
 

@@ -41,7 +41,7 @@ export function tied(count: number, most: number, seed: number): Float32Array {
 
 /**
  * Keys or values of many heads, f32 `[heads, N, D]`, out of those of one: those of a head are those of the one before, some
- * tokens on. For timing: no two heads have a token in the same place.
+ * tokens on. For timing: as long as N is 7 · heads at least, no two heads have the same token in one place.
  */
 export function alike(one: Float32Array, width: number, heads: number): Float32Array<ArrayBuffer> {
   const all = new Float32Array(heads * one.length);

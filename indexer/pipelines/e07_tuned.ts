@@ -107,6 +107,11 @@ export function tunedKernels(context: PlanContext, tuning: Tuning, entries: Entr
   return kernelsAt(context, tuning, entries);
 }
 
+/** The kernels for given sizes, or for the default ones where a shape or device cannot have those. Pure. */
+export function tunedOrDefaultKernels(context: PlanContext, tuning: Tuning): readonly Kernel[] {
+  return canHave(context, tuning, "f32") ? kernelsAt(context, tuning, "f32") : defaultKernels(context);
+}
+
 /** The kernels for the default sizes; e06's where a shape or device can have none. Pure. */
 export function defaultKernels(context: PlanContext, entries: Entries = "f32"): readonly Kernel[] {
   const tuning = defaultTuning(context);

@@ -57,7 +57,7 @@ export function cachedKeys(options: Pick<AttendOptions, "elements">): BufferUse 
 }
 
 /** Tokens per part; twin of `part_tokens`. */
-export function partTokens(options: AttendOptions, shape: LayerShape, step: StepShape): number {
+function partTokens(options: AttendOptions, shape: LayerShape, step: StepShape): number {
   const { invocations, mostRounds } = options;
   const rounds = Math.ceil((step.attended ?? 0) / (invocations * shareOf(options, shape, step)));
   return invocations * Math.min(Math.max(rounds, 1), mostRounds);
@@ -69,24 +69,27 @@ function shareOf({ workgroups }: AttendOptions, shape: LayerShape, step: StepSha
 }
 
 /** Parts per list; twin of `n_parts`. */
-export function nParts(options: AttendOptions, shape: LayerShape, step: StepShape): number {
+function nParts(options: AttendOptions, shape: LayerShape, step: StepShape): number {
   return Math.ceil((step.attended ?? 0) / partTokens(options, shape, step));
 }
 
-/** The most parts of a list that attends to so many tokens or fewer. */
-function mostParts(options: AttendOptions, shape: LayerShape, step: StepShape): number {
-  const rounds = Math.ceil((step.attended ?? 0) / options.invocations);
-  return Math.max(Math.ceil(rounds / options.mostRounds), Math.min(rounds, shareOf(options, shape, step)));
-}
-
-/** f32 `[lists, parts, D + 2]`, with room for fewer tokens in more parts; empty where every list is one part */
+/**
+ * f32 `[lists, parts, D + 2]`; empty where every list is one part. Fewer lists, or shorter ones, may have more parts each:
+ * there is room for those too.
+ */
 export function partial(options: AttendOptions): BufferDef {
+  const { invocations, mostRounds, workgroups } = options;
   return {
     name: "partial",
     type: "f32",
     elements: (shape, step) => {
-      const parts = mostParts(options, shape, step);
-      return parts > 1 ? nLists(shape, step) * parts * (shape.headWidth + 2) : 0;
+      const lists = nLists(shape, step), rounds = Math.ceil((step.attended ?? 0) / invocations);
+      if (rounds < 2) return 0;
+      const parts = Math.max(
+        lists * Math.ceil(rounds / mostRounds),
+        Math.min(lists * rounds, Math.max(lists, workgroups)),
+      );
+      return parts * (shape.headWidth + 2);
     },
   };
 }

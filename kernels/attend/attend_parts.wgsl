@@ -6,10 +6,11 @@
 // partial: f32[lists, n_parts(), D + 2], see `attend.wgsl`
 // output:  f32[B, H, rows, D], written where there is one part
 //
-// One workgroup owns one part of one list, which it goes over in rounds of as many tokens as it has invocations. Sixteen invocations, a group, share
-// sixteen tokens of a round and read eight neighbouring columns of each (sixteen bytes of f16), and eight more 128 columns on; no load waits for another
-// token's. A group takes its scores relative to its own largest so far and needs no other until the end: there the groups are merged,
-// as `attend_merge` merges the parts, so nothing overflows.
+// One workgroup owns one part of one list, which it goes over in rounds of as many tokens as it has invocations. Sixteen
+// invocations, a group, share sixteen tokens of a round and read eight neighbouring columns of each (sixteen bytes of f16),
+// and eight more 128 columns on; no load waits for another token's. A group takes its scores relative to its own largest so
+// far and needs no other until the end: there the groups are merged, as `attend_merge` merges the parts, so nothing
+// overflows.
 // Source: Dao, Fu, Ermon, Rudra, Ré 2022; the split over the list as in Flash-Decoding (Dao, Haziza, Massa, Sizov 2023).
 
 override WG: u32;  // ROUND, a power of two from 64 on
@@ -20,16 +21,16 @@ override WG: u32;  // ROUND, a power of two from 64 on
 
 const NONE = -3.4028234e38;  // below every score
 
-override GROUPS: u32 = WG / 16u;  // a power of two from 4 on; token i of the part belongs to group i % GROUPS
+override GROUPS: u32 = WG / 16u;  // a power of two from 4 on; token i of a round belongs to group i % GROUPS
 override SUM_WORDS: u32 = GROUPS * HEAD_WIDTH;
 
 var<workgroup> wg_scores: array<f32, WG>;       // scores, then weights; 4 bytes per invocation
 var<workgroup> wg_tokens: array<u32, WG>;       // 4 bytes per invocation
 var<workgroup> wg_sums: array<f32, SUM_WORDS>;  // D / 4 bytes per invocation
 var<workgroup> wg_largest: array<f32, GROUPS>;  // the groups' largest scores
-var<workgroup> wg_shares: array<vec2f, GROUPS>; // what a group's sums count in the part's, and the sum of its weights by that
+var<workgroup> wg_shares: array<vec2f, GROUPS>; // what a group's sums count for, and the sum of its weights by that
 
-// This invocation's part of the product of the query and the key of the part's i-th token.
+// This invocation's part of the product of the query and the key of the round's i-th token.
 fn score_part(kv: u32, i: u32, part: u32, low: Eight, high: Eight) -> f32 {
   let token = wg_tokens[i];
   var sum = product(low, eight_keys(eight_at(kv, token, part)));
@@ -47,7 +48,7 @@ fn score_parts(kv: u32, first: u32, part: u32, low: Eight, high: Eight) -> vec4f
   );
 }
 
-// Keeps the scores of a quarter of the part.
+// Keeps the scores of a quarter of the round.
 fn keep_scores(lane: u32, quarter: u32, parts: vec4f) {
   let sum = add_rows(lane, parts);
   let row = row_of(lane);
@@ -82,7 +83,7 @@ fn add_eight(sum: Eight, weight: f32, value: Eight) -> Eight {
   );
 }
 
-// Adds the value of the part's i-th token, unless it has no weight: what no token stands for may hold anything.
+// Adds the value of the round's i-th token, unless it has no weight: what no token stands for may hold anything.
 fn add_value(sums: Sums, kv: u32, i: u32, part: u32, weight: f32) -> Sums {
   let token = wg_tokens[i];
   var result = sums;

@@ -8,6 +8,7 @@
 // indices:   u32[B, H, rows, list_stride]
 // lengths:   u32[B, H, rows]
 // weights:   f32[B, H, rows, weight_stride], if weights are written
+// keys:      f32 or f16 [B, Hkv, key_stride, D], if a shortlist is re-ranked
 //
 // One workgroup owns one list; see `make_cell_list.wgsl` for how.
 

@@ -31,7 +31,7 @@ override TAKEN_ROOM: u32 = max(SHORT, HEAVY_ROOM);
 override PARTS: u32 = min(max(WG / HEAVY_ROOM, 1u), HEAVY_FOURS);
 override FOURS_PER_PART: u32 = (HEAVY_FOURS + PARTS - 1u) / PARTS;
 
-var<workgroup> wg_taken: atomic<u32>;                       // ranges of tokens taken, in bits 20 and up; their tokens
+var<workgroup> wg_taken: atomic<u32>;                       // ranges of tokens taken, in bits 16 and up; their tokens
 var<workgroup> wg_ranges: array<vec2u, SHORT>;              // (how many tokens before it, where it begins)
 var<workgroup> wg_tokens: array<u32, TAKEN_ROOM>;           // taken tokens, then heavy ones, in any order
 var<workgroup> wg_n_lower: array<atomic<u32>, HEAVY_ROOM>;  // how many of them are lower
@@ -146,8 +146,8 @@ fn count_cells(cut: Cut, shift: u32, cells: Cells) {
 
 // Takes `tokens` tokens of the entry that begins at `begin`.
 fn take(begin: u32, tokens: u32) {
-  let at = atomicAdd(&wg_taken, (1u << 20u) + tokens);
-  wg_ranges[at >> 20u] = vec2u(at & 0xfffffu, begin);
+  let at = atomicAdd(&wg_taken, (1u << 16u) + tokens);
+  wg_ranges[at >> 16u] = vec2u(at & 0xffffu, begin);
 }
 
 // Takes an entry above the cut; notes one in it.
@@ -478,17 +478,17 @@ fn make_list(lane: u32, list_ix: u32) {
     if (n_members <= MOST_MEMBERS && lane < n_members) { take_member(lane, cut.need); }
     workgroupBarrier();
     let taken = atomicLoad(&wg_taken);
-    let is_done = (taken & 0xfffffu) == row.n_short;
+    let is_done = (taken & 0xffffu) == row.n_short;
     if (is_done) {
-      gather(lane, kv, row.n_short, taken >> 20u);
+      gather(lane, kv, row.n_short, taken >> 16u);
       if (TAKEN_ROOM > WG) {
-        for (var i = lane + WG; i < TAKEN_ROOM; i += WG) { gather(i, kv, row.n_short, taken >> 20u); }
+        for (var i = lane + WG; i < TAKEN_ROOM; i += WG) { gather(i, kv, row.n_short, taken >> 16u); }
       }
     }
     if (lane == 0u) { wg_is_done = u32(is_done); }
     if (workgroupUniformLoad(&wg_is_done) == 0u) {
       take_exactly(lane, entries, row, cut);
-      let n_ranges = atomicLoad(&wg_taken) >> 20u;
+      let n_ranges = atomicLoad(&wg_taken) >> 16u;
       for (var i = lane; i < TAKEN_ROOM; i += WG) { gather(i, kv, row.n_short, n_ranges); }
       workgroupBarrier();
     }

@@ -94,12 +94,12 @@ fn choose_by_all(bins: Bins, bin: u32, i: u32, n: u32, need: u32) {
 // In uniform control flow only; begins after a barrier and ends with one.
 fn settle_heavy(lane: u32, list_ix: u32, row: Row) {
   let n = min(row.n_short, SHORT);
+  rank_exactly(lane, list_ix, 0u, n);
+
   if (lane == 0u) {
     atomicStore(&wg_taken, 0u);
     atomicStore(&wg_n_members, 0u);
   }
-  rank_exactly(lane, list_ix, 0u, n);
-
   // What is past the heavy tokens is higher than any.
   if (lane >= row.n_heavy && lane < HEAVY_ROOM) { wg_tokens[lane] = 0xffffffffu; }
   if (HEAVY_ROOM > WG) {

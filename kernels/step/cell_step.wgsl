@@ -10,6 +10,7 @@
 // new_keys:  f32[B, Hkv, n_new_keys, D]
 // phi:       f32[B, Hkv, M], metric "ip" only
 // weights:   f32[B, H, rows, weight_stride], if weights are written
+// keys:      f32 or f16 [B, Hkv, key_stride, D], if a shortlist is re-ranked
 //
 // The first workgroups own one list each (see `make_cell_list.wgsl`), the rest one word of new codes each (see
 // `code_word.wgsl`). Precondition: no row's candidates share a word with the new keys, or none are coded here.

@@ -264,6 +264,32 @@ gpuTest("Attention: over an index's selection, recorded in the same pass", async
   }
 });
 
+gpuTest("Attention: what is reserved holds fewer rows and tokens, which may be more parts each", async (gpu) => {
+  const shape = { heads: 32, kvHeads: 1, headWidth: 8 }, D = 8, stride = 5000;
+  const keys = gaussian(stride * D, 1), values = gaussian(stride * D, 2);
+  using keysOnGpu = await gpu.upload("keys", keys);
+  using valuesOnGpu = await gpu.upload("values", values);
+  for (const [tokens, rows] of [[512, 8], [400, 5], [5000, 3]]) {
+    using attention = await Attention.create({ ...shape, device: gpu.device });
+    await attention.reserve(tokens, rows);
+    for (
+      const [fewerTokens, fewerRows] of [[tokens, 1], [tokens, rows - 1], [Math.ceil(tokens / 3), 1], [tokens, rows]]
+    ) {
+      const query = gaussian(32 * fewerRows * D, 3);
+      using queryOnGpu = await gpu.upload("query", query);
+      const encoder = gpu.device.createCommandEncoder(), pass = encoder.beginComputePass();
+      const given = { query: queryOnGpu.buffer, keys: keysOnGpu.buffer, values: valuesOnGpu.buffer };
+      const result = attention.record(pass, { ...given, stride, tokens: fewerTokens, rows: fewerRows });
+      pass.end();
+      gpu.device.queue.submit([encoder.finish()]);
+      const seen = (list: number) => fewerTokens - fewerRows + 1 + list % fewerRows;
+      const all = (list: number) => Array.from({ length: seen(list) }, (_, token) => [token, 1] as const);
+      const exact = reference({ batch: 1, ...shape }, query, keys, values, stride, fewerRows, all);
+      assert(worstError(await result.read(), exact, D) <= BOUND.f32, `${fewerTokens} tokens, ${fewerRows} rows`);
+    }
+  }
+});
+
 gpuTest("Attention: what it is given is copied, checked and current, and what is gone is refused", async (gpu) => {
   const shape = { heads: 2, headWidth: 16 }, D = 16, tokens = 300;
   const codebook = { centroids: gaussian(2 * 16 * D, 1), tokens: 0 };

@@ -181,6 +181,7 @@ for (const [nCoded, nNew] of [[256, 1], [257, 1], [258, 3], [259, 4], [260, 9], 
 const CODED_SHAPES: Record<string, LayerShape> = {
   "d 7": ODD_SHAPE,
   "d 20, 256 centroids": { ...ODD_SHAPE, headWidth: 40, subvectors: 2, centroids: 256 },
+  "d 40, centroids in 42 and 22": { ...ODD_SHAPE, headWidth: 40, subvectors: 1, centroids: 64 },
   "d 64": { ...ODD_SHAPE, headWidth: 64, subvectors: 1, centroids: 64 },
 };
 
