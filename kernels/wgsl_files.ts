@@ -3283,9 +3283,9 @@ fn make_list(lane: u32, list_ix: u32) {
   "score_topk_list/re_ranked.wgsl": `// In place of \`as_taken.wgsl\`: what a list by cells took is a shortlist, and its heavy tokens are the n_heavy best of it
 // by the exact q·k, ties to the lower token. Stage: exact re-ranking, in the dispatch that made the shortlist.
 //
-// The shortlist needs no order for that. One histogram, of bins of equal width between the extremes of the exact scores, finds the
-// bin of the n_heavy-th; the few tokens in it are compared with each other. Where they are many (scores tie, or are not
-// finite), they are found by going over the shortlist.
+// The shortlist needs no order for that. One histogram, of bins of equal width between the extremes of the exact scores,
+// finds the bin of the n_heavy-th; the few tokens in it are compared with each other. Where they are many (scores tie, or
+// are not finite), they are found by going over the shortlist.
 
 const INFINITE_RANK = 0xff800000u;  // that of +inf; -inf has the complement
 
