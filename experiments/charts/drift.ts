@@ -7,15 +7,7 @@
 
 import { bold, type Command, runCommand } from "../cli.ts";
 import type { Quality } from "../quality.ts";
-import {
-  beginRun,
-  configFor,
-  measureQuality,
-  percent,
-  QUALITY_FLAGS,
-  trainOn,
-  writeRows,
-} from "../quality_runs.ts";
+import { beginRun, configFor, measureQuality, percent, QUALITY_FLAGS, trainOn, writeRows } from "../quality_runs.ts";
 import { curves, writeSvg } from "./charts.ts";
 
 /** One codebook. */
