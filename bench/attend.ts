@@ -11,6 +11,7 @@ import { Random } from "../indexer/kmeans.ts";
 import { Selection } from "../indexer/selection.ts";
 import type { OwnedBuffer } from "../kernels/gpu/buffers.ts";
 import { Gpu } from "../kernels/gpu/device.ts";
+import { elementBytes } from "../kernels/shape.ts";
 import { bold, type Command, prepareOutput, Progress, runCommand, verdict } from "../experiments/cli.ts";
 import { alike, gaussian } from "../experiments/inputs/synthetic.ts";
 import { Bench, timePasses } from "../experiments/measure.ts";
@@ -160,7 +161,7 @@ if (import.meta.main) {
             tokens,
             attended,
             gpuUs: summarize(times),
-            bytes: 2 * HEADS * attended * WIDTH * (elements === "f32" ? 4 : 2),
+            bytes: 2 * HEADS * attended * WIDTH * elementBytes(elements),
             error,
             verified: error <= BOUND,
           };

@@ -6,11 +6,12 @@
  */
 
 import { resolveConfig } from "../indexer/config.ts";
-import { elementBytes, type KeyElements } from "../indexer/key_parts.ts";
+import type { KeyElements } from "../indexer/key_parts.ts";
 import { PqIndexer } from "../indexer/pq_indexer.ts";
 import { bestExact } from "../indexer/reference.ts";
 import { listOf, type SelectionData } from "../indexer/selection.ts";
 import { Gpu } from "../kernels/gpu/device.ts";
+import { elementBytes } from "../kernels/shape.ts";
 import { bold, type Command, prepareOutput, Progress, runCommand, verdict } from "../experiments/cli.ts";
 import { alike, clustered, gaussian } from "../experiments/inputs/synthetic.ts";
 import { timePasses } from "../experiments/measure.ts";

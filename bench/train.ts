@@ -6,12 +6,12 @@
  */
 
 import { lloyd } from "../indexer/kmeans.ts";
-import { elementBytes, type KeyElements } from "../indexer/key_parts.ts";
+import type { KeyElements } from "../indexer/key_parts.ts";
 import { PqIndexer } from "../indexer/pq_indexer.ts";
 import { type GpuTrainOptions, sampleSize, type TrainedCodebook, trainOnGpu } from "../indexer/trainer.ts";
 import { Gpu } from "../kernels/gpu/device.ts";
 import { PassTimer } from "../kernels/gpu/timing.ts";
-import type { LayerShape } from "../kernels/shape.ts";
+import { elementBytes, type LayerShape } from "../kernels/shape.ts";
 import { sampleKeys, startCentroids, startPoints } from "../kernels/train/start.ts";
 import { STATE, STATE_WORDS, trainShape, TrainView } from "../kernels/train/train.ts";
 import { bold, type Command, prepareOutput, Progress, runCommand, verdict } from "../experiments/cli.ts";

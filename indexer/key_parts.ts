@@ -7,7 +7,7 @@
 import { type OwnedBuffer, type ResolvedInput } from "../kernels/gpu/buffers.ts";
 import type { Gpu } from "../kernels/gpu/device.ts";
 import { CompiledKernel } from "../kernels/gpu/kernel.ts";
-import { type LayerShape, packParams, PARAMS_BYTES } from "../kernels/shape.ts";
+import { elementBytes, type LayerShape, packParams, PARAMS_BYTES } from "../kernels/shape.ts";
 import { trainShape } from "../kernels/train/train.ts";
 import { widenKeys } from "../kernels/train/widen_keys.ts";
 
@@ -24,11 +24,6 @@ export interface KeyPart {
   readonly keys: Float32Array | ResolvedInput;
   /** How those on the GPU are kept. */
   readonly elements: KeyElements;
-}
-
-/** Bytes of a value. */
-export function elementBytes(elements: KeyElements): number {
-  return elements === "f32" ? 4 : 2;
 }
 
 /** All keys, f32 `[B, Hkv, N, D]`, on the host; not to be changed, as one array that is whole is not copied. */

@@ -7,7 +7,7 @@
 import { type GpuInput, isGpuInput, type OwnedBuffer, resolveInput } from "../kernels/gpu/buffers.ts";
 import { Gpu } from "../kernels/gpu/device.ts";
 import { GpuOutOfMemoryError, GpuUnavailableError } from "../kernels/gpu/errors.ts";
-import { centroidWidth, MAX_ROWS } from "../kernels/shape.ts";
+import { centroidWidth, elementBytes, MAX_ROWS } from "../kernels/shape.ts";
 import {
   capacityFor,
   CONFIG_OPTIONS,
@@ -21,7 +21,7 @@ import {
   resolveRows,
   show,
 } from "./config.ts";
-import { elementBytes, gatherParts, type KeyElements, type KeyPart, KeyWidener, readParts } from "./key_parts.ts";
+import { gatherParts, type KeyElements, type KeyPart, KeyWidener, readParts } from "./key_parts.ts";
 import { checkTraining, trainCentroids } from "./kmeans.ts";
 import { CPU_PIPELINE, DEFAULT_PIPELINE, pipelineById } from "./pipelines/mod.ts";
 import type { Layer, LayerStep, PassTarget, Pipeline } from "./pipelines/pipeline.ts";

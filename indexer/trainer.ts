@@ -9,7 +9,7 @@ import { type GpuInput, type OwnedBuffer, type ResolvedInput, resolveInput } fro
 import type { Gpu } from "../kernels/gpu/device.ts";
 import { CompiledKernel, type Kernel } from "../kernels/gpu/kernel.ts";
 import * as io from "../kernels/layer/buffers.ts";
-import { type LayerShape, packParams, PARAMS_BYTES, type StepShape } from "../kernels/shape.ts";
+import { elementBytes, type LayerShape, packParams, PARAMS_BYTES, type StepShape } from "../kernels/shape.ts";
 import {
   finite,
   nGroups,
@@ -21,7 +21,7 @@ import {
 } from "../kernels/train/train.ts";
 import { trainingKernels } from "../kernels/train/training.ts";
 import { refuse } from "./config.ts";
-import { elementBytes, type KeyElements } from "./key_parts.ts";
+import type { KeyElements } from "./key_parts.ts";
 import { checkTraining, refuseFewFinite, refusePhi, type TrainOptions } from "./kmeans.ts";
 import type { Codebook } from "./reference.ts";
 

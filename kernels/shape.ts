@@ -93,6 +93,11 @@ export interface StepShape {
   readonly rows: readonly RowShape[];
 }
 
+/** Bytes of a value of keys or values, as they are cached. */
+export function elementBytes(elements: "f32" | "f16"): number {
+  return elements === "f32" ? 4 : 2;
+}
+
 /** d: width of a subvector. */
 export function subWidth(shape: LayerShape): number {
   return shape.headWidth / shape.subvectors;

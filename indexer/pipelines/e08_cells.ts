@@ -141,7 +141,7 @@ export const E08: GpuPipelineDef = {
     true,
   ),
   kernelsFor: (context) =>
-    takesCells(context) ? withTiles(context, defaultTuning(context), (at) => defaultTiles(at)) : defaultTiles(context),
+    takesCells(context) ? withTiles(context, defaultTuning(context), defaultTiles) : defaultTiles(context),
   reRanks: takesCells,
 };
 

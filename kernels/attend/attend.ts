@@ -15,7 +15,7 @@ import {
   writes,
 } from "../gpu/kernel.ts";
 import { indices, lengths, query, weights } from "../layer/buffers.ts";
-import { kvOfList, type LayerShape, nLists, type StepShape } from "../shape.ts";
+import { elementBytes, kvOfList, type LayerShape, nLists, type StepShape } from "../shape.ts";
 import { rowsBytes, rowsPart } from "../topk/scan.ts";
 
 /** What can be chosen for attention. */
@@ -178,7 +178,7 @@ export function attendParts(options: AttendOptions): Kernel {
     }),
     work(shape, step) {
       const lists = nLists(shape, step), parts = nParts(options, shape, step);
-      const element = options.elements === "f32" ? 4 : 2, attended = step.attended ?? 0;
+      const element = elementBytes(options.elements), attended = step.attended ?? 0;
       const perToken = 2 * shape.headWidth * element + (options.tokens === "all" ? 0 : 4) + (options.weights ? 4 : 0);
       return {
         workgroups: lists * Math.max(parts, 1),

@@ -7,7 +7,7 @@
 import { cachedKeys, halves } from "../attend/attend.ts";
 import { type BufferDef, type Kernel, type KernelView, layerOverrides, reads, viewed, writes } from "../gpu/kernel.ts";
 import { indices, lengths, query, weights } from "../layer/buffers.ts";
-import { kvOfList, nLists, type RowShape, type StepShape } from "../shape.ts";
+import { elementBytes, kvOfList, nLists, type RowShape, type StepShape } from "../shape.ts";
 import { rankOf } from "../topk/rank.ts";
 import { listBytes } from "../topk_list/merge_list.ts";
 import { narrowParts, rowsBytes, rowsPart, type Scan, scanOverrides } from "../topk/scan.ts";
@@ -99,7 +99,7 @@ export function refineList(options: RefineListOptions): Kernel {
       workgroupBytes: 4 * mostShort + rowsBytes(options) + listBytes(options),
     }),
     work(shape, step) {
-      const lists = nLists(shape, step), element = elements === "f32" ? 4 : 2;
+      const lists = nLists(shape, step), element = elementBytes(elements);
       const short = Math.max(0, ...step.rows.map((row) => row.nShort ?? 0));
       const longest = Math.max(0, ...step.rows.map((row) => row.listLength));
       const each = short * (shape.headWidth * element + 4) + shape.headWidth * 4 + longest * (options.weights ? 16 : 4);

@@ -20,7 +20,7 @@ import {
   shortLengths,
   SHORTLIST,
 } from "../refine/refine_list.ts";
-import { type LayerShape, needsScores, nLists, type StepShape } from "../shape.ts";
+import { elementBytes, type LayerShape, needsScores, nLists, type StepShape } from "../shape.ts";
 import { narrowBytes, narrowParts, rowsBytes, rowsPart, type Scan, scanOverrides } from "../topk/scan.ts";
 import { mergeList } from "../topk_list/merge_list.ts";
 
@@ -111,7 +111,7 @@ export function cellList(options: CellListOptions): Kernel {
       const tail = Math.max(0, candEnd - (step.posted?.end ?? 0)) * shape.subvectors;
       const table = shape.headWidth * (shape.centroids + 1) * 4;
       const short = Math.max(0, ...step.rows.map((row) => row.nShort ?? row.nHeavy));
-      const key = reRanked ? shape.headWidth * (reRanked.elements === "f32" ? 4 : 2) : 0;
+      const key = reRanked ? shape.headWidth * elementBytes(reRanked.elements) : 0;
       const each = (needsScores(step) ? table + tail + postingBytes(shape, short) + short * key : 0) +
         longest * (options.weights ? 16 : 4);
       return { workgroups: lists, bytesMoved: lists * each };

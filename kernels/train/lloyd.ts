@@ -7,7 +7,7 @@
 
 import { type Kernel, perElement, reads, writes } from "../gpu/kernel.ts";
 import { centroids } from "../layer/buffers.ts";
-import { centroidWidth, type LayerShape, type StepShape } from "../shape.ts";
+import { centroidWidth, elementBytes, type LayerShape, type StepShape } from "../shape.ts";
 import {
   counts,
   extra,
@@ -45,7 +45,7 @@ function sumColumns(shape: LayerShape): number {
 
 function bytesOfSample(options: TrainKernelOptions, shape: LayerShape, step: StepShape): number {
   const slots = sampled.elements(shape, step);
-  return slots * (shape.headWidth * (options.elements === "f32" ? 4 : 2) + 4 * shape.subvectors) +
+  return slots * (shape.headWidth * elementBytes(options.elements) + 4 * shape.subvectors) +
     4 * extra.elements(shape, step);
 }
 

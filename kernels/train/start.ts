@@ -7,7 +7,7 @@
 
 import { type Kernel, perElement, reads, writes } from "../gpu/kernel.ts";
 import { phi } from "../layer/buffers.ts";
-import { centroidWidth } from "../shape.ts";
+import { centroidWidth, elementBytes } from "../shape.ts";
 import {
   beginOf,
   extra,
@@ -69,7 +69,7 @@ export function sampleKeys(options: TrainKernelOptions): Kernel {
     plan: (shape) => ({ overrides: trainOverrides(shape, WG), invocations: WG, workgroupBytes: 0 }),
     work(shape, step) {
       const slots = sampled.elements(shape, step);
-      const element = options.elements === "f32" ? 4 : 2;
+      const element = elementBytes(options.elements);
       return perElement(slots, WG, slots * (shape.headWidth * element + 4) + 4 * extra.elements(shape, step));
     },
     twin(shape, step, buffers) {
