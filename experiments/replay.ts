@@ -16,6 +16,7 @@ import {
   checkOracleCodes,
   checkSelection,
   joinChecks,
+  judgeExchanges,
   type SelectionCase,
 } from "../indexer/checks.ts";
 import type { PqConfig } from "../indexer/config.ts";
@@ -138,7 +139,7 @@ async function verifiedRun(
   onLists: (step: number, nTokens: number, lists: Uint32Array[]) => void,
 ) {
   using index = await open(test, pipeline, codes);
-  const checks: Check[] = [], digests: string[] = [], wallUs: number[] = [];
+  const lists: Check[] = [], checks: Check[] = [], digests: string[] = [], wallUs: number[] = [];
   let before = codes;
   for (let step = 0; step < test.steps; step++) {
     onProgress("verify", step, test.steps);
@@ -162,14 +163,14 @@ async function verifiedRun(
     // The oracle is checked another way than against itself.
     const isOracle = pipeline.id === "e00";
     const newest = lastCodes(index, now);
-    checks.push((isOracle ? checkOracle : checkSelection)(against, data));
+    lists.push((isOracle ? checkOracle : checkSelection)(against, data));
     checks.push((isOracle ? checkOracleCodes : checkCodes)(index.config.shape, test.codebook, newKey, newest));
     checks.push(checkKept(index.config.shape, before, now));
     before = now;
     onLists(ix, nTokens, Array.from(data.lengths, (_, list) => listOf(data, list)));
   }
   digests.push(await digest([await index.readCodes()]));
-  return { check: joinChecks(checks), digests, wallUs };
+  return { check: joinChecks([judgeExchanges(lists), ...checks]), digests, wallUs };
 }
 
 /** u8 `[B, Hkv, M, 1]`: the newest code of every row. */

@@ -8,7 +8,14 @@ import { fileURLToPath } from "node:url";
 import { Gpu } from "../kernels/gpu/device.ts";
 import { GpuUnavailableError } from "../kernels/gpu/errors.ts";
 
-import { boundedScores, type Check, checkCodes, checkSelection, joinChecks } from "../indexer/checks.ts";
+import {
+  boundedScores,
+  type Check,
+  checkCodes,
+  checkSelection,
+  joinChecks,
+  judgeExchanges,
+} from "../indexer/checks.ts";
 import { PIPELINES } from "../indexer/pipelines/mod.ts";
 import { PqIndexer } from "../indexer/pq_indexer.ts";
 import { referenceScores, referenceTable } from "../indexer/reference.ts";
@@ -32,7 +39,7 @@ export interface Verification {
   readonly detail: string;
 }
 
-const fail = (message: string): Check => ({ checked: 1, exchanges: 0, errors: 1, firstError: message });
+const fail = (message: string): Check => ({ checked: 1, heavy: 0, exchanges: 0, errors: 1, firstError: message });
 
 /** Runs a case through a pipeline: the file's codebook and codes, its new keys, its query. */
 export async function verifyCase(golden: GoldenCase, pipeline: string): Promise<Verification> {
@@ -61,7 +68,7 @@ export async function verifyCase(golden: GoldenCase, pipeline: string): Promise<
   const selection = await index.step(golden.query, golden.newKeys);
   const data = await selection.read();
   const codes = await index.readCodes();
-  const own = checkSelection({
+  const own = judgeExchanges([checkSelection({
     config: index.config,
     initOffset: golden.initOffset,
     codebook: index.codebook,
@@ -70,7 +77,7 @@ export async function verifyCase(golden: GoldenCase, pipeline: string): Promise<
     query: golden.query,
     weights: true,
     halfTables: index.pipeline.halfTables,
-  }, data);
+  }, data)]);
   const checks = [checkGoldenCodes(golden, index, codes), own, checkGoldenLists(golden, index, codes, data)];
   const joined = joinChecks(checks);
   const passed = joined.errors === 0;
@@ -184,7 +191,7 @@ function checkGoldenLists(golden: GoldenCase, index: PqIndexer, codes: Uint8Arra
       return fail(`list ${list}: score of rank ${wrong} is ${ourScores[wrong]}, the file's is ${theirScores[wrong]}`);
     }
   }
-  return { checked: batch * heads, exchanges: 0, errors: 0, firstError: "" };
+  return { checked: batch * heads, heavy: 0, exchanges: 0, errors: 0, firstError: "" };
 }
 
 if (import.meta.main) {

@@ -5,7 +5,7 @@
  */
 
 import type { Gpu } from "../kernels/gpu/device.ts";
-import { checkSelection } from "../indexer/checks.ts";
+import { checkSelection, judgeExchanges } from "../indexer/checks.ts";
 import { agreesToTheByte } from "../indexer/pipelines/mod.ts";
 import type { Pipeline } from "../indexer/pipelines/pipeline.ts";
 import { listOf } from "../indexer/selection.ts";
@@ -41,7 +41,7 @@ export async function verifySteps(
   if (agreesToTheByte(pipeline) && first !== undefined) {
     return { problem: bytes === first ? "" : "other bytes than the first GPU pipeline", bytes };
   }
-  const { errors, firstError } = checkSelection({
+  const listed = checkSelection({
     config: index.config,
     initOffset: index.initOffset!,
     codebook: index.codebook,
@@ -51,6 +51,7 @@ export async function verifySteps(
     weights: workload.weights,
     halfTables: pipeline.halfTables,
   }, data);
+  const { errors, firstError } = judgeExchanges([listed]);
   return { problem: errors > 0 ? firstError : "", bytes };
 }
 

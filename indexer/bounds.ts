@@ -88,20 +88,29 @@ export function softmaxBounds(shape: LayerShape, scores: Float64Array, bounds: F
   return shares.map((share, i) => share / total * ((1 + relative[i]) / (1 - ofTotal) * (1 + 5 * U) - 1) + 2 * FLUSH);
 }
 
-/** Largest finite f16. */
-const HALF_MAX = 65504;
+/**
+ * What flushing can take from an entry of an f16 table, in units of 2⁻¹⁴: the inverse of the table's scale, at most. The scale is 1
+ * while the largest finite magnitude lies between 1/4 and 65,504, else it brings that magnitude to 2¹⁴ .. 2¹⁵ (see
+ * `entry_f16.wgsl`), so its inverse is at most 2⁻¹⁴ of the magnitude. Never falls as `largest` grows.
+ *
+ * @param largest the largest finite magnitude of the list's table, at most
+ */
+export function halfUnit(largest: number): number {
+  const scaled = Math.max(2 ** -14 * largest, 2 ** -126);
+  return largest < 0.25 ? scaled : Math.max(1, scaled);
+}
 
 /**
- * Bound of |f16(x̂) − x̂| for a table entry x̂ that is saturated at ±65,504 and then converted: WGSL rounds to either
- * neighbour, one unit in the last place is 2⁻¹⁰ of the value at most, and a subnormal, below 2⁻¹⁴, may be flushed. Integers
- * up to 2¹¹ convert without rounding.
+ * Bound of |f16(s · x̂) / s − x̂| for a table entry x̂ under the table's scale s: WGSL rounds to either neighbor, one unit in the
+ * last place is 2⁻¹⁰ of the value at most, and a subnormal, below 2⁻¹⁴, may be flushed. Integers up to 2¹¹ convert without rounding.
  *
  * @param entry |x̂| at most
+ * @param unit 1 / s at most, see {@linkcode halfUnit}
  * @param exact whether x̂ is an integer
  */
-export function halfBound(entry: number, exact: boolean): number {
+export function halfBound(entry: number, unit: number, exact: boolean): number {
   if (exact && entry <= 2 ** 11) return 0;
-  return Math.max(0, entry - HALF_MAX) + 2 ** -10 * Math.min(entry, HALF_MAX) + 2 ** -14;
+  return 2 ** -10 * entry + 2 ** -14 * unit;
 }
 
 /**

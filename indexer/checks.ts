@@ -6,7 +6,7 @@
  */
 
 import { centroidWidth, type LayerShape, subWidth } from "../kernels/shape.ts";
-import { distanceBound, halfBound, isExact, scoreBound, softmaxBounds, summedBound } from "./bounds.ts";
+import { distanceBound, halfBound, halfUnit, isExact, scoreBound, softmaxBounds, summedBound } from "./bounds.ts";
 import { type ResolvedConfig, sizeAt } from "./config.ts";
 import {
   type Codebook,
@@ -23,6 +23,8 @@ import type { SelectionData } from "./selection.ts";
 export interface Check {
   /** Places looked at: codes, or lists. */
   readonly checked: number;
+  /** Heavy tokens of the lists that were looked at. */
+  readonly heavy: number;
   /** Places that are right but differ from the f64 oracle within the rounding bound. */
   readonly exchanges: number;
   /** How many places are wrong. */
@@ -33,6 +35,7 @@ export interface Check {
 
 class Tally implements Check {
   checked = 0;
+  heavy = 0;
   exchanges = 0;
   errors = 0;
   firstError = "";
@@ -42,11 +45,28 @@ class Tally implements Check {
   }
 }
 
+/** The largest share of a pipeline's heavy tokens that rounding may excuse. A bound that excuses more checks nothing. */
+export const MAX_EXCHANGED_SHARE = 0.05;
+
+/**
+ * Lists' checks of one pipeline, judged together: an error if more than {@linkcode MAX_EXCHANGED_SHARE} of the heavy tokens
+ * were exchanged, though each exchange alone is within its bound.
+ */
+export function judgeExchanges(checks: readonly Check[]): Check {
+  const joined = joinChecks(checks);
+  if (joined.exchanges <= MAX_EXCHANGED_SHARE * joined.heavy) return joined;
+  const why = `${joined.exchanges} of ${joined.heavy} heavy tokens were exchanged, more than ${
+    100 * MAX_EXCHANGED_SHARE
+  } %: the rounding bound excuses too much`;
+  return { ...joined, errors: joined.errors + 1, firstError: joined.firstError || why };
+}
+
 /** One check made of several. */
 export function joinChecks(checks: readonly Check[]): Check {
   const joined = new Tally();
   for (const check of checks) {
     joined.checked += check.checked;
+    joined.heavy += check.heavy;
     joined.exchanges += check.exchanges;
     if (check.errors > 0 && joined.errors === 0) joined.firstError = check.firstError;
     joined.errors += check.errors;
@@ -202,19 +222,31 @@ export function boundedScores(
   const group = shape.heads / listShape.heads;
   const exact = isExact([query, codebook.centroids], largest * group);
   const entries = halfTables ? referenceTable(shape, codebook, query) : undefined;
+  /** |entry| of a table, at most. */
+  const entryMost = (at: number) => Math.abs(entries![at]) + scoreBound(shape, magnitudes[at], operands[at], exact);
+  /** The largest finite magnitude in the table of each query head, at most. */
+  const largestEntries = Float64Array.from({ length: entries ? nHeadLists : 0 }, (_, list) => {
+    const size = shape.subvectors * shape.centroids;
+    let most = 0;
+    for (let at = list * size; at < (list + 1) * size; at++) {
+      if (Number.isFinite(entryMost(at))) most = Math.max(most, entryMost(at));
+    }
+    return most;
+  });
   const twins = identicalCentroids(shape, codebook, subWidth(shape));
   const codeOf = (kv: number, m: number, i: number) => {
     const group = kv * shape.subvectors + m;
     return [group, codes[group * n + i]];
   };
-  const sizesOf = (list: number, i: number) => {
+  /** @param unit of the table's flushed entries, see {@linkcode halfUnit} */
+  const sizesOf = (list: number, i: number, unit = halfUnit(largestEntries[list])) => {
     const kv = kvOfHead(shape, Math.floor(list / rows));
     let sizes = 0, halves = 0;
     for (let m = 0; m < shape.subvectors; m++) {
       const at = (list * shape.subvectors + m) * shape.centroids + codeOf(kv, m, i)[1];
       sizes += operands[at];
       if (entries) {
-        halves += halfBound(Math.abs(entries[at]) + scoreBound(shape, magnitudes[at], operands[at], exact), exact);
+        halves += halfBound(entryMost(at), unit, exact);
       }
     }
     return { sizes, halves };
@@ -255,7 +287,9 @@ export function boundedScores(
       if (pooling === "groupSoftmax") return softmaxOf(list)[i] + group * 2 ** -23 * scores[list * n + i];
       const sum = (of: (head: number) => number) => headLists(list).reduce((total, head) => total + of(head), 0);
       const magnitude = sum((head) => perToken[head * n + i]), sizes = sum((head) => sizesOf(head, i).sizes);
-      return summedBound(shape, group, magnitude, sizes, exact) + 2 * sum((head) => sizesOf(head, i).halves);
+      // The table of the summed query has one scale; its entries are at most the sum of the heads'.
+      const unit = halfUnit(sum((head) => largestEntries[head]));
+      return summedBound(shape, group, magnitude, sizes, exact) + 2 * sum((head) => sizesOf(head, i, unit).halves);
     },
     identical(list, i, other) {
       const kv = kvOfHead(listShape, Math.floor(list / rows));
@@ -303,11 +337,26 @@ export function checkSelection(selection: SelectionCase, data: SelectionData): C
       tally.fail(`${where} is not ascending at ${disorder}: ${got[disorder - 1]} then ${got[disorder]}`);
       continue;
     }
+    tally.heavy += heavyOf(selection, list, expected);
     const before = tally.errors;
     checkWeights(tally, where, data, list, got, selection.weights);
     if (tally.errors === before) checkTokens(tally, where, list, selection, expected, got, bounded);
   }
   return tally;
+}
+
+/** First candidate of a list's row, and the first token after its candidates. */
+function candidatesOf({ config, nTokens, initOffset, query }: SelectionCase, list: number) {
+  const rows = query.length / config.shape.headWidth / (config.shape.batch * config.shape.heads);
+  const seen = nTokens - rows + 1 + list % rows;
+  const begin = Math.max(initOffset, sizeAt(config.sinkSize, seen)), end = seen - sizeAt(config.windowSize, seen);
+  return { seen, begin, end };
+}
+
+/** Heavy tokens of a list; none where every token is listed. */
+function heavyOf(selection: SelectionCase, list: number, expected: readonly number[]): number {
+  const { seen, begin, end } = candidatesOf(selection, list);
+  return expected.length === seen ? 0 : expected.filter((token) => token >= begin && token < end).length;
 }
 
 function checkWeights(
@@ -341,7 +390,7 @@ function checkTokens(
   tally: Tally,
   where: string,
   list: number,
-  { config, nTokens, initOffset, query, anyTie = false }: SelectionCase,
+  selection: SelectionCase,
   expected: readonly number[],
   got: Uint32Array,
   boundedScores: () => BoundedScores | undefined,
@@ -355,11 +404,8 @@ function checkTokens(
   const bounded = boundedScores();
   if (!bounded) return wrong("every token is listed on the short path");
 
-  const { scores, n } = bounded;
-  const rows = query.length / config.shape.headWidth / (config.shape.batch * config.shape.heads);
-  const seen = nTokens - rows + 1 + list % rows;
-  const S = sizeAt(config.sinkSize, seen), W = sizeAt(config.windowSize, seen);
-  const begin = Math.max(initOffset, S), end = seen - W;
+  const { scores, n } = bounded, { initOffset, anyTie = false } = selection;
+  const { begin, end } = candidatesOf(selection, list);
   const outside = extra.concat(missing).find((token) => token < begin || token >= end);
   if (outside !== undefined) return wrong(`token ${outside} is no candidate (${begin} to ${end})`);
 

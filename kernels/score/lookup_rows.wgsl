@@ -1,5 +1,5 @@
 // Shared part of the kernels that score packed codes through a table in workgroup memory that 16 invocations per
-// entry fill. Needs product_part, add_rows, Entry and WG.
+// entry fill. Needs product_part, add_rows, WG, and what `entry_f32.wgsl` or `entry_f16.wgsl` says of entries.
 
 override TABLE_ENTRIES: u32 = SUBVECTORS * CENTROIDS;
 
@@ -39,13 +39,14 @@ fn fill_rows(lane: u32, list_ix: u32, first_group: u32, first: u32) {
   if (row < ROWS && first + row < TABLE_ENTRIES) {
     wg_lut[first + row] = entry_of(sum);
     let magnitude = bitcast<u32>(sum) & 0x7fffffffu;
+    note_entry(magnitude);
     if (magnitude != 0u && (magnitude < 0x0d800000u || magnitude >= 0x7d000000u)) { atomicStore(&wg_wild, 1u); }
   }
   if (ROWS_NEED_BARRIER) { workgroupBarrier(); }
 }
 
-// Ends with a barrier. Where sums need none, rows go four times ROWS per turn of the loop, so that loads overlap.
-fn fill_table(lane: u32, list_ix: u32, first_group: u32) {
+// Where sums need no barrier, rows go four times ROWS per turn of the loop, so that loads overlap.
+fn fill_all_rows(lane: u32, list_ix: u32, first_group: u32) {
   fill_rows(lane, list_ix, first_group, 0u);
   if (TABLE_ENTRIES > ROWS) {
     let step = select(4u * ROWS, ROWS, ROWS_NEED_BARRIER);
@@ -59,6 +60,13 @@ fn fill_table(lane: u32, list_ix: u32, first_group: u32) {
     }
   }
   if (!ROWS_NEED_BARRIER) { workgroupBarrier(); }
+}
+
+// In uniform control flow only; ends with a barrier.
+fn fill_table(lane: u32, list_ix: u32, first_group: u32) {
+  begin_entries();
+  fill_all_rows(lane, list_ix, first_group);
+  if (choose_scale(lane)) { fill_all_rows(lane, list_ix, first_group); }
 }
 
 fn look_up(m: u32, word: u32) -> vec4f {

@@ -11,25 +11,31 @@ import { scores } from "./sum.ts";
 
 const INVOCATIONS = 256;
 
-/** What scores are, in plain TypeScript, for every kernel that computes them from codes. */
+/**
+ * What scores are, in plain TypeScript, for every kernel that computes them from codes.
+ *
+ * @param keptAs from all entries of a list's table, f32 `[M, C]`: what each is kept as; default: as it is
+ */
 export function scoreTwin(
   shape: LayerShape,
   step: StepShape,
   { query, centroids, scores }: HostBuffers,
   codeAt: (row: number, i: number) => number,
-  entryOf: (value: number) => number = (value) => value,
+  keptAs: (table: Float32Array) => (entry: number) => number = () => (entry) => entry,
 ): void {
-  const d = subWidth(shape), width = centroidWidth(shape);
+  const d = subWidth(shape), width = centroidWidth(shape), { subvectors: M, centroids: C } = shape;
+  const table = new Float64Array(M * C);
   for (let list = 0; list < nLists(shape, step); list++) {
+    const kv = kvOfList(shape, step, list);
+    for (let e = 0; e < M * C; e++) {
+      const at = (kv * M * C + e) * width, q = (list * M + Math.floor(e / C)) * d;
+      table[e] = 0;
+      for (let j = 0; j < d; j++) table[e] += query[q + j] * centroids[at + j];
+    }
+    const kept = table.map(keptAs(Float32Array.from(table)));
     for (let i = 0; i < step.nCoded; i++) {
       let score = 0;
-      for (let m = 0; m < shape.subvectors; m++) {
-        const group = kvOfList(shape, step, list) * shape.subvectors + m;
-        const at = (group * shape.centroids + codeAt(group, i)) * width;
-        let entry = 0;
-        for (let j = 0; j < d; j++) entry += query[(list * shape.subvectors + m) * d + j] * centroids[at + j];
-        score += entryOf(entry);
-      }
+      for (let m = 0; m < M; m++) score += kept[m * C + codeAt(kv * M + m, i)];
       scores[list * step.codedStride + i] = score;
     }
   }

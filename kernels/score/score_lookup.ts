@@ -34,11 +34,11 @@ export function packedTwin(
   shape: LayerShape,
   step: StepShape,
   buffers: Parameters<Kernel["twin"]>[2],
-  entryOf?: (value: number) => number,
+  keptAs?: Parameters<typeof scoreTwin>[4],
 ): void {
   const { codes } = buffers;
   const codeAt = (row: number, i: number) => codes[row * step.codedStride / 4 + (i >> 2)] >>> (i & 3) * 8 & 0xff;
-  scoreTwin(shape, step, buffers, codeAt, entryOf);
+  scoreTwin(shape, step, buffers, codeAt, keptAs);
 }
 
 /** Scores of packed codes through a table in workgroup memory, by tiles of a given size. */

@@ -92,10 +92,10 @@ export function candidatesTwin(
   shape: LayerShape,
   step: StepShape,
   buffers: Parameters<Kernel["twin"]>[2],
-  entryOf?: (value: number) => number,
+  keptAs?: Parameters<typeof packedTwin>[3],
 ): void {
   const scores = new Float32Array(nLists(shape, step) * step.codedStride);
-  packedTwin(shape, step, { ...buffers, scores }, entryOf);
+  packedTwin(shape, step, { ...buffers, scores }, keptAs);
   const kept = keptPerTile(tiling, step), size = tileSize(tiling, shape, step);
   for (let list = 0; list < nLists(shape, step); list++) {
     const { candBegin, candEnd, nHeavy } = step.rows[list % step.rows.length];

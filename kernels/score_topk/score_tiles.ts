@@ -42,17 +42,27 @@ export function tilingOf(
   return { chunk: invocations * TOKENS, mostChunks, workgroups, slack: 128 };
 }
 
-/** Twin of `entry_f16.wgsl`. */
-function roundToHalf(value: number): number {
-  return Number.isFinite(value) ? Math.f16round(Math.min(Math.max(value, -65504), 65504)) : value;
+/** Twin of `entry_f16.wgsl`: what an entry of a list's table is kept as, from all entries of that table. */
+function halfEntries(table: Float32Array): (entry: number) => number {
+  let largest = 0;
+  for (const entry of table) if (Number.isFinite(entry)) largest = Math.max(largest, Math.abs(entry));
+  const isWithin = largest === 0 || (largest >= 0.25 && largest <= 65504);
+  // Bits, as log2 may be off beside a power of two.
+  const exponent = new Uint32Array(Float32Array.of(largest).buffer)[0] >>> 23;
+  const scale = isWithin ? 1 : 2 ** Math.min(14 - (exponent - 127), 126);
+  return (entry) => {
+    const value = Math.fround(entry);
+    return Number.isFinite(value) ? Math.f16round(value * scale) : value;
+  };
 }
 
-/** Bytes of workgroup memory: the table, sums of rows, histogram, scan, groups' best ranks and small change. */
+/** Bytes of workgroup memory: the table and its scale, sums of rows, histogram, scan, groups' best ranks and small change. */
 function scoreTilesBytes(shape: LayerShape, options: ScoreTilesOptions, isLong: boolean): number {
   const perEntry = options.entries === "f16" ? 2 : 4;
   const table = Math.ceil(shape.subvectors * shape.centroids * perEntry / 16) * 16;
   const bests = (isLong ? options.mostChunks : 1) * options.invocations * (4 + 1 / 8);
-  return table + rowsBytes(options) + narrowBytes(options) + bests + 32;
+  const scale = options.entries === "f16" ? 8 : 0;
+  return table + scale + rowsBytes(options) + narrowBytes(options) + bests + 32;
 }
 
 /**
@@ -108,6 +118,6 @@ export function scoreTiles(options: ScoreTilesOptions, isLong: boolean): Kernel 
       };
     },
     twin: (shape, step, buffers) =>
-      candidatesTwin(tiling, shape, step, buffers, options.entries === "f16" ? roundToHalf : undefined),
+      candidatesTwin(tiling, shape, step, buffers, options.entries === "f16" ? halfEntries : undefined),
   };
 }

@@ -1,6 +1,13 @@
 import { assert, assertEquals } from "@std/assert";
-import { distanceBound, halfBound, isExact, scoreBound } from "../../indexer/bounds.ts";
-import { checkCodes, checkOracle, checkOracleCodes, checkSelection, type SelectionCase } from "../../indexer/checks.ts";
+import { distanceBound, halfBound, halfUnit, isExact, scoreBound } from "../../indexer/bounds.ts";
+import {
+  checkCodes,
+  checkOracle,
+  checkOracleCodes,
+  checkSelection,
+  judgeExchanges,
+  type SelectionCase,
+} from "../../indexer/checks.ts";
 import { resolveConfig } from "../../indexer/config.ts";
 import { referenceCodes, referenceSelect, squaredDistance } from "../../indexer/reference.ts";
 import type { SelectionData } from "../../indexer/selection.ts";
@@ -65,7 +72,7 @@ for (const integers of [true, false]) {
   const heavy = listed.filter((token) => token >= 3 && token < 95);
 
   Deno.test(`checkSelection accepts the oracle's lists (${kind})`, () => {
-    assertEquals({ ...checkSelection(test, data) }, { checked: 4, exchanges: 0, errors: 0, firstError: "" });
+    assertEquals({ ...checkSelection(test, data) }, { checked: 4, heavy: 28, exchanges: 0, errors: 0, firstError: "" });
     assertEquals(checkOracle(test, data).errors, 0);
   });
 
@@ -173,6 +180,15 @@ Deno.test("checkSelection allows exchanges within the rounding bound and counts 
   assertEquals(checkSelection(test, { ...lists, indices: new Uint32Array([1, 3, 5, 7]) }).exchanges, 0);
   const exchanged = checkSelection(test, { ...lists, indices: new Uint32Array([0, 1, 2, 3]) });
   assertEquals([exchanged.errors, exchanged.exchanges], [0, 2]);
+  // Each exchange is within its bound; that half of what was chosen needs the excuse is an error.
+  assertEquals(judgeExchanges([exchanged]).firstError.slice(0, 44), "2 of 4 heavy tokens were exchanged, more tha");
+  assertEquals(
+    judgeExchanges(
+      Array.from({ length: 10 }, (_, ix) => ix === 0 ? { ...exchanged, exchanges: 2 } : { ...exchanged, exchanges: 0 }),
+    ).errors,
+    0,
+  );
+  assertEquals(judgeExchanges([]).errors, 0);
   const wrongTie = checkSelection(test, { ...lists, indices: new Uint32Array([0, 1, 3, 4]) });
   assertEquals(wrongTie.errors, 1);
   assert(wrongTie.firstError.includes("4 ties with 2"), wrongTie.firstError);
@@ -218,6 +234,7 @@ Deno.test("checkCodes accepts the reference's codes, fails on any other than rou
     const codes = referenceCodes(shape, codebook, keys, 3);
     assertEquals({ ...checkCodes(shape, codebook, keys, codes, 3) }, {
       checked: 148,
+      heavy: 0,
       exchanges: 0,
       errors: 0,
       firstError: "",
@@ -304,19 +321,31 @@ Deno.test("bounds: the augmented column near phi, where the root loses half the 
   }
 });
 
-Deno.test("halfBound: what rounding a value to f16 can change, saturated, and not much more", () => {
-  const half = (value: number) => Math.f16round(Math.min(Math.max(value, -65504), 65504));
-  // One unit in the last place of f16 at a value, as rounding may go to either neighbour.
-  const unit = (value: number) => 2 ** (Math.max(Math.floor(Math.log2(value)), -14) - 10);
-  for (const value of [0, 1e-9, 6e-5, 0.1, 1, 1.9999, 3.14159, 2049, 65503, 65519, 65520, 1e6, 3e38]) {
-    const error = Math.abs(half(value) - value), bound = halfBound(value, false);
-    assert(error <= bound, `${value}: ${error} beyond ${bound}`);
-    const kept = Math.min(value, 65504);
-    const needed = value - kept + unit(kept) + 2 ** -14; // saturated, rounded, flushed
-    assert(bound <= 2 * needed, `${value}: ${bound} is wide for ${needed}`);
+Deno.test("halfBound: what rounding a value to f16 under a scale can change, and not much more", () => {
+  // One unit in the last place of f16 at a value, as rounding may go to either neighbor.
+  const unitAt = (value: number) => 2 ** (Math.max(Math.floor(Math.log2(value)), -14) - 10);
+  for (const scale of [1, 2 ** -20, 2 ** 30]) {
+    for (const value of [0, 1e-9, 6e-5, 0.1, 1, 1.9999, 3.14159, 2049, 65503]) {
+      const entry = value / scale;
+      const error = Math.abs(Math.f16round(entry * scale) / scale - entry), bound = halfBound(entry, 1 / scale, false);
+      assert(error <= bound, `${value}: ${error} beyond ${bound}`);
+      const needed = (unitAt(value) + 2 ** -14) / scale; // rounded, flushed
+      assert(bound <= 2 * needed, `${value}: ${bound} is wide for ${needed}`);
+    }
   }
-  assertEquals([halfBound(2048, true), halfBound(3, true)], [0, 0]);
-  assert(halfBound(2049, true) > 0);
+  assertEquals([halfBound(2048, 1, true), halfBound(3, 1, true)], [0, 0]);
+  assert(halfBound(2049, 1, true) > 0);
+});
+
+Deno.test("halfUnit: the inverse of a table's scale, at most; it never falls", () => {
+  assertEquals([0.25, 1, 16384, 65504].map((largest) => halfUnit(largest) >= 1), [true, true, true, true]);
+  assertEquals([halfUnit(16384), halfUnit(131072), halfUnit(2 ** -10)], [1, 8, 2 ** -24]);
+  let before = 0;
+  for (let exponent = -149; exponent < 128; exponent += 0.5) {
+    const unit = halfUnit(2 ** exponent);
+    assert(unit >= before && unit > 0, `${exponent}: ${unit} after ${before}`);
+    before = unit;
+  }
 });
 
 Deno.test("checkSelection: f16 tables may exchange what f32 tables may not", () => {
@@ -331,10 +360,13 @@ Deno.test("checkSelection: f16 tables may exchange what f32 tables may not", () 
   const best = Math.max(...other.map(score).filter((value) => value < score(last)));
   const next = other.find((token) => score(token) === best)!;
   const worst = other.reduce((least, token) => score(token) < score(least) ? token : least);
-  // Centroids so small beside the flushed subnormals of f16 that no entry says anything.
-  const tiny = { ...base, query: base.query.map((value) => value * 2 ** -20) };
   const exchanged = replace(data, last, next);
-  assert(checkSelection(base, exchanged).errors > 0 && checkSelection(tiny, exchanged).errors > 0);
-  assertEquals(checkSelection({ ...tiny, halfTables: true }, exchanged).errors, 0);
-  assert(checkSelection({ ...base, halfTables: true }, replace(data, last, worst)).errors > 0);
+  for (const scale of [1, 2 ** -20, 2 ** 40]) {
+    // An outlier among the entries is what makes the others coarse; scale alone excuses nothing.
+    const scaled = { ...base, query: base.query.map((value) => value * scale) };
+    assert(checkSelection(scaled, exchanged).errors > 0);
+    assert(checkSelection({ ...scaled, halfTables: true }, replace(data, last, worst)).errors > 0, `scale ${scale}`);
+    const near = score(last) - score(next) <= 2 * halfBound(Math.abs(score(last)), 0, false);
+    assertEquals(checkSelection({ ...scaled, halfTables: true }, exchanged).errors === 0, near, `scale ${scale}`);
+  }
 });
