@@ -5,6 +5,7 @@ import { ROW_FIELDS } from "../../kernels/shape.ts";
 import { Pool, WorkerError } from "../../indexer/pipelines/cpu/pool.ts";
 import { PqIndexer } from "../../indexer/pq_indexer.ts";
 import { gaussian } from "../../experiments/inputs/synthetic.ts";
+import { uniform } from "../support.ts";
 
 const OPTIONS = {
   heads: 6,
@@ -156,4 +157,71 @@ Deno.test("cpu: a script that destroys nothing ends by itself, and is what an in
   const { success, stdout, stderr } = await command.output();
   assert(success, new TextDecoder().decode(stderr));
   if (Deno.build.os !== "windows") assertEquals(new TextDecoder().decode(stdout).trim(), "cpu 6,6,6,6");
+});
+
+/** An index of 8 heads that two or more threads share, with a codebook and room for many tokens. */
+function openWide(threads: number, capacity = 32_768) {
+  const keys = uniform(8 * 600 * 64, 1);
+  const open = async () => {
+    const index = await PqIndexer.create({
+      heads: 8,
+      headWidth: 64,
+      pipeline: cpuPipeline({ threads }),
+      sinkSize: 4,
+      windowSize: 32,
+      heavySize: 64,
+      capacity,
+      weights: true,
+      codebook: { centroids: keys.slice(0, 8 * 64 * 64), tokens: 0 },
+    });
+    await index.append(keys);
+    await (await index.select(keys.subarray(0, 8 * 64))).read();
+    return index;
+  };
+  return open;
+}
+
+Deno.test({
+  name: "two threads are not slower than one where indexes are created, filled and grown",
+  sanitizeOps: false,
+  sanitizeResources: false,
+  fn: async () => {
+    const least = [Infinity, Infinity, Infinity];
+    // By turns, and the best of each: other programs may take a core meanwhile.
+    for (let round = 0; round < 5; round++) {
+      for (const threads of [1, 2]) {
+        const open = openWide(threads, 262_144);
+        const begin = performance.now();
+        using index = await open();
+        await index.reserve(524_288);
+        await (await index.step(uniform(8 * 64, 2), uniform(8 * 64, 3))).read();
+        least[threads] = Math.min(least[threads], performance.now() - begin);
+      }
+    }
+    assert(least[2] <= 1.1 * least[1], `2 threads ${least[2].toFixed(0)} ms, 1 thread ${least[1].toFixed(0)} ms`);
+  },
+});
+
+Deno.test({
+  name: "threads forget what was destroyed: memory is level over 200 indexes and over requests of 32",
+  sanitizeOps: false,
+  sanitizeResources: false,
+  fn: async () => {
+    const open = openWide(2);
+    const rss = () => Deno.memoryUsage().rss / 2 ** 20;
+    let before = 0;
+    for (let cycle = 0; cycle < 200; cycle++) {
+      if (cycle === 60) before = rss();
+      (await open()).destroy();
+    }
+    assert(rss() - before < 100, `${before.toFixed(0)} MiB after 60 indexes, ${rss().toFixed(0)} after 200`);
+    const after: number[] = [];
+    for (let request = 0; request < 6; request++) {
+      const layers = await Promise.all(Array.from({ length: 32 }, open));
+      for (const index of layers) index.destroy();
+      await new Promise((resolve) => setTimeout(resolve, 10));
+      after.push(rss());
+    }
+    assert(after[5] - after[1] < 150, `MiB after each request: ${after.map((mib) => mib.toFixed(0))}`);
+  },
 });

@@ -46,6 +46,40 @@ export interface CpuBuffers {
   readonly weights: Float32Array;
 }
 
+/** The typed array that each buffer is seen as, from the first byte of its memory on. */
+const VIEWS = {
+  shape: Int32Array,
+  step: Int32Array,
+  centroids: Float32Array,
+  phi: Float32Array,
+  codes: Uint8Array,
+  query: Float32Array,
+  newKeys: Float32Array,
+  indices: Uint32Array,
+  lengths: Uint32Array,
+  weights: Float32Array,
+} as const satisfies { [Name in keyof CpuBuffers]: new (memory: ArrayBuffer) => CpuBuffers[Name] };
+
+/** Where buffers are, by name: what is posted to workers. */
+export type CpuMemory = { readonly [Name in keyof CpuBuffers]?: { memory: ArrayBufferLike; length: number } };
+
+/** Where buffers are. */
+export function memoryOf(buffers: Partial<CpuBuffers>): CpuMemory {
+  return Object.fromEntries(
+    Object.entries(buffers).map(([name, { buffer, length }]) => [name, { memory: buffer, length }]),
+  );
+}
+
+/** The buffers that are there. */
+export function viewsOf(memory: CpuMemory): Partial<CpuBuffers> {
+  return Object.fromEntries(
+    Object.entries(memory).map(([name, { memory, length }]) => [
+      name,
+      new VIEWS[name as keyof CpuBuffers](memory as ArrayBuffer, 0, length),
+    ]),
+  );
+}
+
 /** What a job is about. */
 export type JobKind = 0 | 1;
 /** Job j codes the new keys of (batch, KV head, subvector) j. */

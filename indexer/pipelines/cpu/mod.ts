@@ -81,6 +81,7 @@ class CpuLayer implements Layer {
   /** Lists and weights of steps that agree in this lie in the same places. */
   #listed = "";
   #generation = 0;
+  #isDestroyed = false;
 
   constructor({ config, weights }: LayerContext, pool: Pool) {
     this.#config = config;
@@ -101,26 +102,29 @@ class CpuLayer implements Layer {
       step: this.#ints(new Array(STEP_FIELDS.length + MAX_ROWS * ROW_FIELDS.length).fill(0)),
       centroids: this.#floats(groups * shape.centroids * centroidWidth(shape)),
       phi: this.#floats(shape.augmented ? groups : 0),
-      codes: new Uint8Array(0),
+      codes: this.#bytes(0),
       query: this.#floats(0),
       newKeys: this.#floats(0),
-      indices: new Uint32Array(0),
-      lengths: new Uint32Array(0),
+      indices: this.#uints(0),
+      lengths: this.#uints(0),
       weights: this.#floats(0),
     };
   }
 
-  #memory(bytes: number): ArrayBuffer {
-    // Typed arrays take either; TypeScript tells them apart.
-    return (this.#pool.threads > 1 ? new SharedArrayBuffer(bytes) : new ArrayBuffer(bytes)) as ArrayBuffer;
+  #floats(count: number): Float32Array {
+    return new Float32Array(this.#pool.take(4 * count), 0, count);
   }
 
-  #floats(count: number): Float32Array {
-    return new Float32Array(this.#memory(4 * count));
+  #uints(count: number): Uint32Array {
+    return new Uint32Array(this.#pool.take(4 * count), 0, count);
+  }
+
+  #bytes(count: number): Uint8Array {
+    return new Uint8Array(this.#pool.take(count), 0, count);
   }
 
   #ints(values: readonly number[]): Int32Array {
-    const ints = new Int32Array(this.#memory(4 * values.length));
+    const ints = new Int32Array(this.#pool.take(4 * values.length), 0, values.length);
     ints.set(values);
     return ints;
   }
@@ -131,7 +135,7 @@ class CpuLayer implements Layer {
     const lists = shape.batch * shape.heads * capacity.rows;
     const stride = Math.max(1, capacity.list);
     try {
-      const codes = new Uint8Array(this.#memory(groups * capacity.tokens));
+      const codes = this.#bytes(groups * capacity.tokens);
       const had = this.#capacity?.tokens ?? 0;
       for (let group = 0; group < groups && nCoded > 0; group++) {
         codes.set(this.#buffers.codes.subarray(group * had, group * had + nCoded), group * capacity.tokens);
@@ -139,8 +143,8 @@ class CpuLayer implements Layer {
       this.#replace({
         codes,
         query: this.#floats(lists * shape.headWidth),
-        indices: new Uint32Array(this.#memory(4 * lists * stride)),
-        lengths: new Uint32Array(this.#memory(4 * lists)),
+        indices: this.#uints(lists * stride),
+        lengths: this.#uints(lists),
         weights: this.#floats(this.#weights ? lists * capacity.tokens : 0),
       });
     } catch (error) {
@@ -158,8 +162,9 @@ class CpuLayer implements Layer {
   }
 
   #replace(some: Partial<CpuBuffers>): void {
+    for (const name of Object.keys(some)) this.#pool.giveBack(this.#buffers[name as keyof CpuBuffers].buffer);
     this.#buffers = { ...this.#buffers, ...some };
-    this.#number = this.#pool.announce(this.#number, this.#buffers);
+    this.#number = this.#pool.announce(this.#number, this.#number === 0 ? this.#buffers : some);
   }
 
   setCodebook(codebook: Codebook): void {
@@ -260,7 +265,10 @@ class CpuLayer implements Layer {
   }
 
   destroy(): void {
+    if (this.#isDestroyed) return;
+    this.#isDestroyed = true;
     this.#generation++;
     this.#pool.announce(this.#number, undefined);
+    for (const { buffer } of Object.values(this.#buffers)) this.#pool.giveBack(buffer);
   }
 }

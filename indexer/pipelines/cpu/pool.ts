@@ -6,7 +6,7 @@
 
 import { hostThreads } from "../../../kernels/gpu/host.ts";
 import { control, CONTROL_BYTES, type PoolControl, takeJob } from "./control.ts";
-import { type CpuBuffers, doJob, type JobKind, Scratch } from "./jobs.ts";
+import { type CpuBuffers, type CpuMemory, doJob, type JobKind, memoryOf, Scratch } from "./jobs.ts";
 
 /** A worker thread that did not start, or stopped. */
 export class WorkerError extends Error {
@@ -27,14 +27,17 @@ interface Thread {
   readonly stop: () => void;
 }
 
-/** Where a layer's buffers are from now on. */
+/**
+ * Where a layer's buffers are from now on. Memory is posted, never typed arrays: to receive one of those takes Deno time per
+ * element (16 MiB: 2.1 s), to receive a SharedArrayBuffer none.
+ */
 export interface Announcement {
   /** Number of this announcement. */
   readonly number: number;
   /** Number of the one that it replaces. */
   readonly replaces: number;
-  /** The buffers; none if the layer is gone. */
-  readonly buffers: CpuBuffers | undefined;
+  /** Memory of the buffers that changed; the others stay where they were. None if the layer is gone. */
+  readonly changed: CpuMemory | undefined;
 }
 
 /** Hands jobs to threads, the caller's among them. */
@@ -42,7 +45,10 @@ export class Pool {
   readonly #workers: readonly Thread[];
   readonly #control: PoolControl | undefined;
   readonly #scratch = new Scratch();
+  /** Shared memory that no layer uses, by its bytes. */
+  readonly #free = new Map<number, SharedArrayBuffer[]>();
   #announcements = 0;
+  #willWake = false;
   #broken: WorkerError | undefined;
 
   private constructor(workers: readonly Thread[], poolControl: PoolControl | undefined) {
@@ -111,15 +117,47 @@ export class Pool {
   }
 
   /**
-   * Tells the workers where a layer's buffers are; undefined: nowhere any more.
+   * Memory for a buffer of a layer: `bytes` or more, not zeroed; shared where there are workers. Memory that was given back
+   * is used again. A worker that sleeps never collects its garbage, so shared memory that is let go stays allocated.
+   */
+  take(bytes: number): ArrayBuffer {
+    if (this.#workers.length === 0) return new ArrayBuffer(bytes);
+    const size = sizeClass(bytes);
+    return (this.#free.get(size)?.pop() ?? new SharedArrayBuffer(size)) as ArrayBufferLike as ArrayBuffer;
+  }
+
+  /** Takes back what {@linkcode Pool.take} gave, when no job uses it any more. */
+  giveBack(memory: ArrayBufferLike): void {
+    if (!(memory instanceof SharedArrayBuffer)) return;
+    const free = this.#free.get(memory.byteLength) ?? [];
+    this.#free.set(memory.byteLength, free);
+    free.push(memory);
+  }
+
+  /**
+   * Tells the workers which of a layer's buffers are elsewhere now; undefined: all are gone.
    *
    * @param replaces the number of the layer's announcement before; 0 for its first
-   * @returns the number of this one. Messages leave when the event loop turns: until it did, workers sleep on
+   * @returns the number of this one. Messages leave when the event loop turns; then sleeping workers are woken to read them,
+   * so that what was destroyed does not wait for the next job
    */
-  announce(replaces: number, buffers: CpuBuffers | undefined): number {
+  announce(replaces: number, changed: Partial<CpuBuffers> | undefined): number {
     const number = ++this.#announcements;
-    for (const worker of this.#workers) worker.post({ number, replaces, buffers } satisfies Announcement);
+    const news: Announcement = { number, replaces, changed: changed && memoryOf(changed) };
+    for (const worker of this.#workers) worker.post(news);
+    if (!this.#willWake && this.#workers.length > 0) {
+      this.#willWake = true;
+      setTimeout(() => this.#wake(), 0);
+    }
     return number;
+  }
+
+  /** Lets sleeping workers read their news: a new generation with the jobs of the last, all of which are taken. */
+  #wake(): void {
+    this.#willWake = false;
+    const { words, GENERATION } = this.#control!;
+    Atomics.add(words, GENERATION, 2);
+    Atomics.notify(words, GENERATION);
   }
 
   /** Lets the event loop turn, so that workers get what was announced. */
@@ -184,6 +222,12 @@ export class Pool {
     const failed = Atomics.load(words, pool.FAILED);
     if (failed > 0) throw new WorkerError(`Cannot finish the step as ${failed} jobs failed in workers: ${REMEDY}`);
   }
+}
+
+/** Bytes rounded up, four sizes to an octave, so that layers of nearly one size can use each other's memory. */
+function sizeClass(bytes: number): number {
+  const step = 2 ** Math.max(4, Math.ceil(Math.log2(Math.max(bytes, 1))) - 3);
+  return Math.ceil(Math.max(bytes, 1) / step) * step;
 }
 
 function waitFor(words: Int32Array, at: number, value: number): void {

@@ -5,7 +5,7 @@
  */
 
 import { type HostPort, hostThreads } from "../../../kernels/gpu/host.ts";
-import { type CpuBuffers, doJob, type JobKind, Scratch } from "./jobs.ts";
+import { type CpuBuffers, doJob, type JobKind, Scratch, viewsOf } from "./jobs.ts";
 import type { Announcement } from "./pool.ts";
 import { control, type PoolControl, takeJob } from "./control.ts";
 
@@ -18,9 +18,11 @@ const scratch = new Scratch();
 /** Takes what layers were announced, replaced or dropped. */
 function readNews(): void {
   for (let news = receiveMessageOnPort(port); news !== undefined; news = receiveMessageOnPort(port)) {
-    const { number, replaces, buffers } = news.message as Announcement;
+    const { number, replaces, changed } = news.message as Announcement;
+    const before = layers.get(replaces);
     layers.delete(replaces);
-    if (buffers) layers.set(number, buffers);
+    // A layer's first announcement has all of its buffers.
+    if (changed) layers.set(number, { ...before, ...viewsOf(changed) } as CpuBuffers);
   }
 }
 
