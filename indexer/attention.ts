@@ -55,8 +55,8 @@ export interface AttentionStep {
   /** Tokens from one (batch, KV head) to the next in `keys` and `values`. */
   readonly stride: number;
   /**
-   * N: cached tokens; without a selection the last query row sees all of them, row r of sq all but sq − 1 − r. A selection's
-   * tokens are below it.
+   * N: cached tokens; without a selection the last query row sees all of them, row r of sq all but sq − 1 − r. With one it is
+   * the N of its index at that step.
    */
   readonly tokens: number;
   /** Which tokens; default: all, dense attention. Its batch and heads must be those of the attention. */
@@ -405,7 +405,20 @@ export class Attention {
     if (!Number.isInteger(rows) || rows < 1 || rows > MAX_ROWS) {
       refuse(ACTION, `rows must be an integer 1 to ${MAX_ROWS}`, `rows is ${rows}`);
     }
-    if (!Number.isSafeInteger(tokens) || tokens < 0 || !Number.isSafeInteger(stride) || stride < Math.max(1, tokens)) {
+    if (!Number.isSafeInteger(tokens) || tokens < 0) {
+      refuse(ACTION, "tokens must be an integer ≥ 0", `tokens is ${tokens}`);
+    }
+    if (selection?.tokens !== undefined && selection.tokens !== tokens) {
+      const why = tokens < selection.tokens
+        ? "count the keys that its step appended, and write them to the cache"
+        : "its step was not given the newest keys: pass them as newKeys";
+      refuse(
+        ACTION,
+        "tokens must be the N of the selection's index",
+        `tokens is ${tokens}, the index had ${selection.tokens}; ${why}`,
+      );
+    }
+    if (!Number.isSafeInteger(stride) || stride < Math.max(1, tokens)) {
       refuse(ACTION, "stride must be an integer that holds all tokens", `stride is ${stride}, tokens is ${tokens}`);
     }
     if (rows > Math.max(1, tokens)) {

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { escaped } from "./safetensors.ts";
 import { pooledShape } from "../kernels/pool/pool.ts";
 import { MOST_SHORT } from "../kernels/refine/refine_list.ts";
 import { type LayerShape, MAX_ROWS, type RowShape } from "../kernels/shape.ts";
@@ -114,7 +115,7 @@ export interface ResolvedConfig {
 
 /** Throws the one form of range error that this project uses. */
 export function refuse(action: string, rule: string, actual: string): never {
-  throw new RangeError(`Cannot ${action} as ${rule}: ${actual}`);
+  throw new RangeError(`Cannot ${action} as ${rule}: ${escaped(actual)}`);
 }
 
 function wholeNumber(action: string, name: string, value: unknown, least: number, most: number): number {

@@ -246,7 +246,12 @@ export class PqIndexer {
    * @throws {RangeError | TypeError} for options out of range, an unknown pipeline, a codebook of the wrong size
    * @throws {GpuUnavailableError} if a pipeline was named that needs a GPU and there is none; says what to install
    */
-  static async create(options: PqIndexerOptions): Promise<PqIndexer> {
+  static create(options: PqIndexerOptions): Promise<PqIndexer> {
+    return PqIndexer.#open(options, false);
+  }
+
+  /** @param isSaved whether the codebook is a saved one, which holds what training made of keys that were not inspected */
+  static async #open(options: PqIndexerOptions, isSaved: boolean): Promise<PqIndexer> {
     knowOptions("create an index", options, CREATE_OPTIONS);
     const config = resolveConfig(options);
     const { device } = options;
@@ -270,12 +275,12 @@ export class PqIndexer {
     if (trainOn !== undefined && trainOn !== "gpu" && trainOn !== "cpu") {
       refuse("create an index", 'trainOn must be "gpu" or "cpu"', `it is ${show(trainOn)}`);
     }
-    const given = options.codebook && readCodebook(config, options.codebook);
+    const given = options.codebook && readCodebook(config, options.codebook, isSaved);
     const gpu = named?.runsOn === "cpu" ? undefined : await gpuFor(options, named !== undefined);
     const untuned = named ?? (gpu ? DEFAULT_PIPELINE : CPU_PIPELINE);
-    const tuning = options.tuning === undefined || !gpu
+    const tuning = options.tuning === undefined
       ? undefined
-      : await tuningFor(options.tuning, gpu.info, config, options.weights ?? false);
+      : await tuningFor(options.tuning, gpu?.info, config, options.weights ?? false);
     const pipeline = tuning && gpu ? tunedOr(untuned, tuning, config, gpu, options.weights ?? false) : untuned;
     if (trainOn === "gpu" && !gpu) {
       refuse("create an index", "training on the GPU needs a pipeline that runs there", `pipeline is ${pipeline.id}`);
@@ -461,7 +466,7 @@ export class PqIndexer {
     this.#checkCached("record a step", step);
     const selection = this.#layer.record(target, step)!;
     this.#tokens = total;
-    return this.#inTurn(selection);
+    return this.#inTurn(selection, step);
   }
 
   /** Dispatches that a step with t new keys would take now. */
@@ -586,7 +591,8 @@ export class PqIndexer {
     const state = decodeState(bytes);
     const { seed, iterations, tolerance } = state;
     for (const [name, value] of Object.entries({ ...state.config, initOffset: state.initOffset })) {
-      const other = name in given && value !== undefined && JSON.stringify(given[name]) !== JSON.stringify(value);
+      const other = Object.hasOwn(given, name) && value !== undefined &&
+        JSON.stringify(given[name]) !== JSON.stringify(value);
       if (other && !LIST_OPTIONS.has(name)) { // lists may change, codes may not
         refuse(action, `${name} is ${JSON.stringify(value)} in its state`, `options say ${show(given[name])}`);
       }
@@ -605,15 +611,17 @@ export class PqIndexer {
       (isOriginal && typeof sink === "number" ? sink : undefined);
     const { centroids, phi, codes, codesLayout } = state;
     const tokens = isOriginal && state.tokens > 0 ? state.tokens + (initOffset ?? 0) : state.tokens;
-    const index = await PqIndexer.create({
+    const index = await PqIndexer.#open({
       ...config,
       initOffset,
       capacity: Math.max(config.capacity ?? 1024, tokens),
       ...(centroids ? { codebook: { centroids, phi, codes, codesLayout, tokens } } : {}),
-    });
-    if (state.keys && state.keys.length > 0) {
+    }, !isOriginal);
+    const { keys } = state;
+    if (keys && keys.length > 0) {
       try {
-        await index.append(state.keys);
+        // Not by append, which refuses NaN and ±inf: keys of a GPU buffer were not inspected when they were saved.
+        await index.#exclusive(() => index.#withPending(keys, tokens, () => Promise.resolve()));
       } catch (error) {
         index.destroy();
         throw error;
@@ -706,13 +714,15 @@ export class PqIndexer {
   /** Runs a step that selects. Its result is read in turn with the index's calls. */
   async #run(step: LayerStep): Promise<Selection> {
     const selection = (await this.#layer.run(step))!;
-    return this.#inTurn(selection);
+    return this.#inTurn(selection, step);
   }
 
-  #inTurn(selection: Selection): Selection {
+  #inTurn(selection: Selection, { rows }: LayerStep): Selection {
     const read = () => this.#exclusive(() => selection.read());
     const assertCurrent = () => selection.assertCurrent();
-    return new Selection(this.#config.listShape, selection.rows, selection, selection.buffers, read, assertCurrent);
+    const { listStride, weightStride } = selection, tokens = rows.at(-1)!.nTokens; // the last row sees all
+    const strides = { listStride, weightStride, tokens };
+    return new Selection(this.#config.listShape, selection.rows, strides, selection.buffers, read, assertCurrent);
   }
 
   /** Runs `work`, and restores what it changed if it throws. */
@@ -1138,7 +1148,7 @@ function firstNonFinite(values: Float32Array): number {
 }
 
 /** Validates a codebook given by the caller and copies it into our layout. */
-function readCodebook(config: ResolvedConfig, input: CodebookInput) {
+function readCodebook(config: ResolvedConfig, input: CodebookInput, isSaved: boolean) {
   const action = "use this codebook";
   knowOptions(action, input, ["centroids", "phi", "codes", "codesLayout", "tokens"]);
   const { shape } = config;
@@ -1148,7 +1158,7 @@ function readCodebook(config: ResolvedConfig, input: CodebookInput) {
       throw new TypeError(`Cannot ${action} as ${name} must be a Float32Array: it is ${show(values)}`);
     }
     if (values.length !== length) refuse(action, `${name} must hold ${length} values`, `it holds ${values.length}`);
-    const at = firstNonFinite(values);
+    const at = isSaved ? -1 : firstNonFinite(values);
     if (at >= 0) refuse(action, `${name} must be finite`, `value ${at} is ${values[at]}`);
     return values.slice();
   };

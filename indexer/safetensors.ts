@@ -41,6 +41,23 @@ export interface TensorInfo {
 export class SafetensorsError extends Error {
   /** "SafetensorsError" */
   override name = "SafetensorsError";
+
+  /** @param message may quote the file: control characters are escaped */
+  constructor(message: string) {
+    super(escaped(message));
+  }
+}
+
+/**
+ * A text with what could steer a terminal written as \u escapes: control characters, line ends, and marks that turn the
+ * direction of writing. For strings that come from files.
+ */
+export function escaped(text: string): string {
+  return text.replace(
+    // deno-lint-ignore no-control-regex -- these are what is looked for
+    /[\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]/g,
+    (mark) => `\\u${mark.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
 }
 
 /** Bytes before the header. */
@@ -62,7 +79,10 @@ export function headerBytes(name: string, head: Uint8Array, size: number): numbe
   if (size < LENGTH_BYTES) throw broken(name, `it has ${size} bytes, the header length alone takes 8`);
   const length = Number(new DataView(head.buffer, head.byteOffset, LENGTH_BYTES).getBigUint64(0, true));
   if (length > MAX_HEADER_BYTES || LENGTH_BYTES + length > size) {
-    throw broken(name, `its header claims ${length} bytes, the file has ${size}`);
+    throw broken(
+      name,
+      `its header claims ${length} bytes, the file has ${size}: it is truncated, or no safetensors file`,
+    );
   }
   return length;
 }
@@ -83,8 +103,13 @@ export function readHeader(
   const length = text.length;
   let header: unknown;
   try {
-    header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(text));
+    // A copy, as shared memory cannot be decoded.
+    const json = new TextDecoder("utf-8", { fatal: true }).decode(new Uint8Array(text));
+    header = JSON.parse(json);
+    const twice = repeatedKey(json);
+    if (twice !== undefined) throw broken(file, `its header names ${twice} twice`);
   } catch (error) {
+    if (error instanceof SafetensorsError) throw error;
     throw broken(file, `its header is not JSON (${(error as Error).message})`);
   }
   if (typeof header !== "object" || header === null || Array.isArray(header)) {
@@ -92,12 +117,14 @@ export function readHeader(
   }
 
   const { __metadata__: metadata = {}, ...entries } = header as Record<string, unknown>;
-  if (typeof metadata !== "object" || metadata === null) throw broken(file, "its __metadata__ is not an object");
+  const isStrings = typeof metadata === "object" && metadata !== null && !Array.isArray(metadata) &&
+    Object.values(metadata).every((value) => typeof value === "string");
+  if (!isStrings) throw broken(file, "its __metadata__ is not an object of strings");
   const tensors = new Map<string, TensorInfo>();
   const spans: { name: string; begin: number; end: number }[] = [];
   for (const [name, entry] of Object.entries(entries)) {
     const { dtype, shape, data_offsets: offsets } = (entry ?? {}) as Record<string, unknown>;
-    if (typeof dtype !== "string" || !(dtype in BYTES)) {
+    if (typeof dtype !== "string" || !Object.hasOwn(BYTES, dtype)) {
       throw broken(
         file,
         `tensor ${name} has dtype ${JSON.stringify(dtype)}, known are ${Object.keys(BYTES).join(", ")}`,
@@ -128,6 +155,22 @@ export function readHeader(
     if (ix > 0 && begin < spans[ix - 1].end) throw broken(file, `tensors ${spans[ix - 1].name} and ${name} overlap`);
   });
   return { tensors, metadata: metadata as Record<string, string> };
+}
+
+/** A key that an object of a JSON text has twice; JSON.parse takes the last one silently. The text must be JSON. */
+function repeatedKey(json: string): string | undefined {
+  const scopes: (Set<string> | undefined)[] = [];
+  for (const [token] of json.matchAll(/"[^"\\]*(?:\\.[^"\\]*)*"\s*:?|[{}[\]]/g)) {
+    if (token === "{") scopes.push(new Set());
+    else if (token === "[") scopes.push(undefined);
+    else if (token === "}" || token === "]") scopes.pop();
+    else if (token.endsWith(":")) {
+      const key = JSON.parse(token.slice(0, -1)), keys = scopes.at(-1)!;
+      if (keys.has(key)) return key;
+      keys.add(key);
+    }
+  }
+  return undefined;
 }
 
 function isCounts(value: unknown): value is number[] {

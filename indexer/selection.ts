@@ -63,6 +63,8 @@ export class Selection {
   readonly listStride: number;
   /** Entries from one list to the next in `weights`. */
   readonly weightStride: number;
+  /** N: tokens of the index at this step; undefined within a pipeline. */
+  readonly tokens: number | undefined;
   /** Where the result lies on the GPU; undefined for a pipeline that runs on the CPU. */
   readonly buffers: SelectionBuffers | undefined;
   readonly #read: () => Promise<SelectionData>;
@@ -72,7 +74,7 @@ export class Selection {
   constructor(
     shape: LayerShape,
     rows: number,
-    strides: { readonly listStride: number; readonly weightStride: number },
+    strides: { readonly listStride: number; readonly weightStride: number; readonly tokens?: number },
     buffers: SelectionBuffers | undefined,
     read: () => Promise<SelectionData>,
     assertCurrent: () => void = () => {},
@@ -82,6 +84,7 @@ export class Selection {
     this.rows = rows;
     this.listStride = strides.listStride;
     this.weightStride = strides.weightStride;
+    this.tokens = strides.tokens;
     this.buffers = buffers;
     this.#read = read;
     this.#assertCurrent = assertCurrent;

@@ -205,18 +205,23 @@ export function decodeState(bytes: Uint8Array): ReadState {
         `it is ${dtype} [${shape.join(", ")}]`,
       );
     }
-    return { dtype, shape, raw: bytes.slice(offset, offset + elements * BYTES[dtype]).buffer };
+    // A copy that begins at a multiple of its element's size. A Node Buffer's `slice` would be a view.
+    return { dtype, shape, raw: new Uint8Array(bytes.subarray(offset, offset + elements * BYTES[dtype])).buffer };
   };
   if (metadata.format === FORMAT) return readOwn(metadata, read);
-  if (metadata.format?.startsWith?.("pq-indexer")) {
+  if (metadata.format?.startsWith("pq-indexer")) {
     refuse(ACTION, `its format must be ${FORMAT}`, `it is ${metadata.format}`);
   }
   // The PyTorch original: centroids [b, h_kv, M, C, d], codes [b, n, h_kv, M]; what else there is to know, the caller says.
   const centroids = read("centroids", ["F32"], 5), phi = read("phi", ["F32"]);
   const codes = read("codes", ["I64", "I32", "U8"], 4);
   if (!centroids || !codes) {
-    const names = [...tensors.keys()].join(", ") || "nothing";
-    refuse(ACTION, "there must be centroids and codes, or what save() wrote", `the file holds ${names}`);
+    const names = [...tensors.keys()], more = names.length > 8 ? `, and ${names.length - 8} more` : "";
+    refuse(
+      ACTION,
+      "it must be what save() wrote, or hold centroids and codes",
+      `this is no state of an index, the file holds ${names.slice(0, 8).join(", ") || "nothing"}${more}`,
+    );
   }
   const [batch, kvHeads, subvectors, nCentroids, width] = centroids.shape;
   const [b, n, h, m] = codes.shape;

@@ -156,13 +156,18 @@ export async function readTuning(path: string | URL): Promise<TuningFile> {
   }
 }
 
-/** The sizes for a shape on this machine, if a file or its content has them. */
+/**
+ * The sizes for a shape on this machine, if a file or its content has them.
+ *
+ * @param info the GPU; undefined on a CPU, where nothing is tuned but the file must be right all the same
+ */
 export async function tuningFor(
   source: string | URL | TuningFile,
-  info: GpuInfo,
+  info: GpuInfo | undefined,
   config: ResolvedConfig,
   weights: boolean,
 ): Promise<Tuning | undefined> {
   const file = typeof source === "string" || source instanceof URL ? await readTuning(source) : checkTuningFile(source);
+  if (!info) return undefined;
   return (await findTuning(file, info.description, () => hostDriver(info), shapeClass(config, weights)))?.tuning;
 }

@@ -8,6 +8,7 @@ import { QualityMeter } from "../experiments/quality.ts";
 import { summarize } from "../experiments/stats.ts";
 import { verifyCase } from "../experiments/verify.ts";
 import { resolveConfig } from "../indexer/config.ts";
+import { readHeader } from "../indexer/safetensors.ts";
 import { PIPELINES } from "../indexer/pipelines/mod.ts";
 import { gpuTest, hasGpu, ROOT, script, uniform, withFolder, writeSafetensors } from "./support.ts";
 
@@ -434,3 +435,31 @@ gpuTest(
       }
     }),
 );
+
+Deno.test("safetensors: repeated names, dtypes of Object.prototype and metadata that is no object of strings are refused", () => {
+  const raw = (header: string) => {
+    const text = new TextEncoder().encode(header);
+    const file = new Uint8Array(8 + text.length + 8);
+    new DataView(file.buffer).setBigUint64(0, BigInt(text.length), true);
+    file.set(text, 8);
+    return () => readHeader("a file", file.subarray(8, 8 + text.length), file.length);
+  };
+  const entry = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}';
+  assertEquals(raw(`{"a":${entry}, "b": {"dtype":"U8","shape":[],"data_offsets":[4,5]}}`)().tensors.size, 2);
+  for (
+    const [header, why] of [
+      [`{"a":${entry},"a":${entry}}`, "names a twice"],
+      [`{"a":${entry},"\\u0061" :${entry}}`, "names a twice"],
+      [`{"a":{"dtype":"F32","shape":[1],"shape":[1],"data_offsets":[0,4]}}`, "names shape twice"],
+      [`{"__metadata__":{},"a":${entry},"__metadata__":{}}`, "names __metadata__ twice"],
+      [`{"a":{"dtype":"constructor","shape":[1],"data_offsets":[0,4]}}`, "dtype"],
+      [`{"a":{"dtype":"toString","shape":[0],"data_offsets":[0,0]}}`, "dtype"],
+      [`{"__metadata__":[],"a":${entry}}`, "not an object of strings"],
+      [`{"__metadata__":{"format":1},"a":${entry}}`, "not an object of strings"],
+      [`{"a\\u001b]0;x\\u0007":{"dtype":"x"}}`, "a\\u001b]0;x\\u0007"],
+    ]
+  ) {
+    const error = assertThrows(raw(header), SafetensorsError);
+    assert(error.message.includes(why) && !error.message.includes("\u001b"), `${header}: ${error.message}`);
+  }
+});

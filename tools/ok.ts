@@ -39,7 +39,7 @@ const COMMAND: Command = {
 
 await runCommand(COMMAND, async (args) => {
   const skip = args.text("skip");
-  if (skip !== undefined && !(skip in CHECKS)) {
+  if (skip !== undefined && !Object.hasOwn(CHECKS, skip)) {
     throw new UsageError(`Cannot skip ${skip} as the checks are ${Object.keys(CHECKS).join(", ")}`);
   }
   let passed = 0;

@@ -9,6 +9,7 @@
  */
 
 import { fileURLToPath } from "node:url";
+import { escaped } from "../../indexer/safetensors.ts";
 import { Safetensors } from "./safetensors.ts";
 
 /** The capture that comes with the project; see `data/README.md`. */
@@ -37,6 +38,11 @@ export interface Capture {
 /** A file that is no capture. */
 export class CaptureError extends Error {
   override name = "CaptureError";
+
+  /** @param message may quote the file: control characters are escaped */
+  constructor(message: string) {
+    super(escaped(message));
+  }
 }
 
 /**

@@ -7,6 +7,7 @@
 
 import { fileURLToPath } from "node:url";
 import type { Metric } from "../../indexer/config.ts";
+import { escaped } from "../../indexer/safetensors.ts";
 import { Safetensors } from "./safetensors.ts";
 
 /** The golden file that comes with the project: nine cases of the PyTorch original. */
@@ -52,6 +53,11 @@ export interface GoldenCase {
 /** A file that is not in the golden format. */
 export class GoldenError extends Error {
   override name = "GoldenError";
+
+  /** @param message may quote the file: control characters are escaped */
+  constructor(message: string) {
+    super(escaped(message));
+  }
 }
 
 const SETTINGS = {
@@ -98,7 +104,7 @@ async function loadCase(
   given: Record<string, unknown>,
   refuse: (why: string) => never,
 ): Promise<GoldenCase> {
-  const name = given?.name;
+  const name = typeof given?.name === "string" ? escaped(given.name) : undefined;
   if (typeof name !== "string") return refuse(`a case has no name: ${JSON.stringify(given)}`);
   const read: Record<string, number> = {};
   for (const [key, field] of Object.entries(SETTINGS)) {

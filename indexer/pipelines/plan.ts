@@ -7,7 +7,7 @@
 import type { DeviceFacts } from "../../kernels/gpu/device.ts";
 import { postedIn } from "../../kernels/postings/postings.ts";
 import type { StepShape } from "../../kernels/shape.ts";
-import { type Capacity, capacityFor, initOffsetAt, type ResolvedConfig, resolveRows } from "../config.ts";
+import { type Capacity, capacityFor, initOffsetAt, refuse, type ResolvedConfig, resolveRows } from "../config.ts";
 import type { Pipeline } from "./pipeline.ts";
 
 /** What is planned. */
@@ -83,10 +83,16 @@ export function stridesOf(capacity: Capacity) {
 /**
  * Plans a step that goes on from one before it, with a codebook.
  *
- * @throws {RangeError} if there are more rows than tokens
+ * @throws {RangeError} if there are more rows than tokens, or counts are no integers from 0 on
  */
 export function planStep(pipeline: Pipeline, options: PlanOptions): StepPlan {
   const { config, device, weights, tokens, newTokens = 1, rows = 1 } = options;
+  for (const [name, value] of Object.entries({ tokens, newTokens, rows })) {
+    const most = name === "newTokens" ? tokens : 2 ** 32;
+    if (!Number.isInteger(value) || value < 0 || value > most) {
+      refuse("plan a step", `${name} must be an integer 0 to ${most}`, `${name} is ${value}`);
+    }
+  }
   const initOffset = initOffsetAt(config, tokens);
   const nCoded = Math.max(0, tokens - initOffset), nNew = Math.min(newTokens, nCoded);
   const resolved = resolveRows(config, initOffset, tokens, rows);

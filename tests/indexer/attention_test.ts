@@ -212,6 +212,18 @@ gpuTest("Attention: over an index's selection, recorded in the same pass", async
   const error = worstError(got, reference({ batch: 1, ...shape }, query, cache, values, 700, 1, listed), D);
   assert(error <= BOUND.f32 && lengths.every((length) => length === 60), String(error));
 
+  // A decode loop that counts wrongly is told which call forgot what.
+  for (
+    const [given, why] of [[tokens - 1, "count the keys that its step appended"], [tokens + 1, "as newKeys"]] as const
+  ) {
+    await assertRejects(() => attention.attend({ ...step, tokens: given }), RangeError, why);
+    const other = gpu.device.createCommandEncoder(), pass = other.beginComputePass();
+    assertThrows(() => attention.record(pass, { ...step, tokens: given }), RangeError, `tokens is ${given}`);
+    pass.end();
+  }
+  await assertRejects(() => attention.attend({ ...step, tokens: -1 }), RangeError, "tokens must be an integer");
+  await assertRejects(() => attention.attend({ ...step, stride: tokens - 1 }), RangeError, "stride must be");
+
   using small = await gpu.upload("keys", new Float32Array(100));
   for (
     const [change, message] of [

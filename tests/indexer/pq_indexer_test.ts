@@ -5,6 +5,8 @@ import { agreesToTheByte, DEFAULT_PIPELINE, pipelineById, PIPELINES } from "../.
 import { type CodebookInput, PqIndexer, type PqIndexerOptions } from "../../indexer/pq_indexer.ts";
 import { resolveConfig } from "../../indexer/config.ts";
 import { listOf, type Selection, type SelectionData } from "../../indexer/selection.ts";
+import { DEFAULT_DEVICE, planStep } from "../../indexer/pipelines/plan.ts";
+import type { TuningFile } from "../../indexer/tuning.ts";
 import { GpuDeviceLostError, GpuOutOfMemoryError } from "../../kernels/gpu/errors.ts";
 import { Gpu } from "../../kernels/gpu/device.ts";
 import type { Kernel } from "../../kernels/gpu/kernel.ts";
@@ -839,3 +841,33 @@ for (const { id, kernels } of gpuPipelines) {
     assertEquals([index.tokens, trained], [0, false]);
   });
 }
+
+Deno.test("a tuning file that is not there is refused on every pipeline, also where nothing is tuned", async () => {
+  for (const pipeline of ["cpu", "e00"]) {
+    await assertRejects(
+      () => PqIndexer.create({ heads: 1, headWidth: 8, pipeline, tuning: "/no/such/tuning.json" }),
+      TypeError,
+      "Cannot read the tuning",
+    );
+    await assertRejects(
+      () => PqIndexer.create({ heads: 1, headWidth: 8, pipeline, tuning: {} as TuningFile }),
+      TypeError,
+      "a list of tunings",
+    );
+  }
+});
+
+Deno.test("planStep refuses counts that are none", () => {
+  const config = resolveConfig({ heads: 1, headWidth: 8 });
+  const plan = (counts: { tokens: number; newTokens?: number; rows?: number }) =>
+    planStep(DEFAULT_PIPELINE, { config, device: DEFAULT_DEVICE, weights: false, ...counts });
+  for (
+    const bad of [{ tokens: NaN }, { tokens: -1 }, { tokens: 1.5 }, { tokens: 900, newTokens: -1 }, {
+      tokens: 900,
+      newTokens: 901,
+    }]
+  ) {
+    assertThrows(() => plan(bad), RangeError, "Cannot plan a step as");
+  }
+  assertEquals(plan({ tokens: 900 }).dispatches > 0, true);
+});

@@ -308,3 +308,57 @@ Deno.test("load: refuses states that are broken, of another shape or dtype, or d
   await refused(edited('{\\"batch\\":2', '[\\"batch\\":2'), "config must be JSON");
   assertEquals((await PqIndexer.load(good, { pipeline: "e00" })).tokens, 60);
 });
+
+Deno.test("load takes any Uint8Array: a Buffer of Node's pool, any offset, shared memory", async () => {
+  const { Buffer } = await import("node:buffer");
+  const options = { ...OPTIONS, pipeline: "cpu" };
+  for (const tokens of [1, 60]) {
+    using index = await PqIndexer.create({ ...options, ...(tokens > 1 ? { codebook } : {}) });
+    await index.append(keys(tokens, 1));
+    const saved = await index.save();
+    const odd = new Uint8Array(saved.length + 16), shared = new Uint8Array(new SharedArrayBuffer(saved.length));
+    odd.set(saved, 3);
+    shared.set(saved);
+    const pooled = Buffer.concat([Buffer.from([1, 2, 3]), saved]).subarray(3);
+    for (const bytes of [Buffer.from(saved), pooled, odd.subarray(3, 3 + saved.length), shared]) {
+      using again = await PqIndexer.load(bytes, { pipeline: "cpu" });
+      assertEquals([again.tokens, again.codedTokens], [tokens, index.codedTokens]);
+      assertEquals(await again.save(), saved);
+    }
+  }
+});
+
+gpuTest(
+  "what save writes, load takes: keys with NaN and ±inf from a GPU buffer, before training and after",
+  async (gpu) => {
+    const wild = keys(60, 1);
+    wild.set([NaN, Infinity, -Infinity, 3e38], 7 * D);
+    using buffer = await gpu.upload("keys", wild);
+    const options = { ...OPTIONS, device: gpu.device, trainOn: "gpu" } as const;
+    using index = await PqIndexer.create(options);
+    await index.append(buffer.buffer, { tokens: 60 });
+    using again = await PqIndexer.load(await index.save(), { device: gpu.device, trainOn: "gpu" });
+    assertEquals([again.tokens, again.codedTokens], [60, 0]);
+    assertEquals(await again.save(), await index.save());
+    await index.train();
+    await again.train();
+    assertEquals(await again.readCodes(), await index.readCodes());
+    using trained = await PqIndexer.load(await index.save(), { device: gpu.device });
+    assertEquals(await trained.save(), await index.save());
+    // A saved codebook may hold what overflowed; one that a caller gives may not.
+    const centroids = codebook.centroids.map((value, at) => at === 5 ? Infinity : value);
+    await assertRejects(
+      () => PqIndexer.create({ ...options, codebook: { centroids, tokens: 0 } }),
+      RangeError,
+      "finite",
+    );
+  },
+);
+
+Deno.test("load: a file that is not ours is told so, and names from it cannot steer a terminal", async () => {
+  const tensor = { dtype: "U8", shape: [1], data: new Uint8Array(1) } as const;
+  const names = Object.fromEntries(Array.from({ length: 20 }, (_, ix) => [`model.layers.${ix}\u001b[2J`, tensor]));
+  const error = await assertRejects(() => PqIndexer.load(encodeSafetensors(names), { pipeline: "cpu" }), RangeError);
+  assert(error.message.includes("no state of an index"), error.message);
+  assert(error.message.includes("\\u001b[2J") && !error.message.includes("\u001b"), error.message);
+});

@@ -39,7 +39,7 @@ export function parseArgs(args: string[], options: ParseOptions = {}): Args {
       if (unknown?.(token.value) !== false) result._.push(token.value);
     } else if (token.kind === "option") {
       const value = boolean.includes(token.name) ? token.value !== "false" : token.value ?? "";
-      if (!(token.name in known) && unknown?.(token.rawName, token.name, token.value) === false) continue;
+      if (!Object.hasOwn(known, token.name) && unknown?.(token.rawName, token.name, token.value) === false) continue;
       result[token.name] = value;
     }
   }
