@@ -219,7 +219,7 @@ export function decodeState(bytes: Uint8Array): ReadState {
     const names = [...tensors.keys()], more = names.length > 8 ? `, and ${names.length - 8} more` : "";
     refuse(
       ACTION,
-      "it must be what save() wrote, or hold centroids and codes",
+      "there must be centroids and codes, or what save() wrote",
       `this is no state of an index, the file holds ${names.slice(0, 8).join(", ") || "nothing"}${more}`,
     );
   }
