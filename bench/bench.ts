@@ -20,6 +20,7 @@ import {
 } from "../experiments/cli.ts";
 import { gaussian } from "../experiments/inputs/synthetic.ts";
 import { drawState, openIndex, type Workload, type WorkloadState } from "../experiments/inputs/workload.ts";
+import { writeReport } from "../experiments/json_rows.ts";
 import { Bench } from "../experiments/measure.ts";
 import { verifySteps } from "../experiments/verify_steps.ts";
 import { type Provenance, provenance } from "../experiments/provenance.ts";
@@ -287,7 +288,7 @@ if (import.meta.main) {
     // After every case, so that a run that is cut short leaves what it has.
     const write = async () => {
       const report: BenchReport = { rows, copyGBs, emptyPassUs, seed: DATA_SEED, provenance: about };
-      if (path) await Deno.writeTextFile(path, JSON.stringify(report, null, 1) + "\n");
+      if (path) await writeReport(path, report);
     };
     let done = 0;
     const cases = casesFor(software, args.has("full"));

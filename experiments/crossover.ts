@@ -26,6 +26,7 @@ import {
 import { CONFIG_FLAGS, configFrom } from "./config_flags.ts";
 import { gaussian } from "./inputs/synthetic.ts";
 import { drawState, openIndex, SEED_WORKLOAD, type Workload } from "./inputs/workload.ts";
+import { writeReport } from "./json_rows.ts";
 import { TIMED_ROUND, timePasses } from "./measure.ts";
 import { type Provenance, provenance } from "./provenance.ts";
 import { summarize } from "./stats.ts";
@@ -247,7 +248,7 @@ export async function runCrossover(args: Arguments): Promise<CrossoverReport> {
     100,
   )));
   const json = args.text("json");
-  if (json) await Deno.writeTextFile(json, JSON.stringify(report, null, 1) + "\n");
+  if (json) await writeReport(json, report);
   return report;
 }
 
