@@ -56,7 +56,7 @@ const COMMAND: Command = {
 };
 
 /** A row of PyTorch's attention; see `peers/sdpa.py`. */
-interface TorchRow extends Pick<AttendRow, "attends" | "elements" | "tokens" | "attended" | "error"> {
+export interface TorchRow extends Pick<AttendRow, "attends" | "elements" | "tokens" | "attended" | "error"> {
   /** null on a CPU. */
   readonly gpuUs: number | null;
 }
