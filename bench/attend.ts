@@ -14,6 +14,7 @@ import { Gpu } from "../kernels/gpu/device.ts";
 import { elementBytes } from "../kernels/shape.ts";
 import { bold, type Command, prepareOutput, Progress, runCommand, verdict } from "../experiments/cli.ts";
 import { alike, gaussian } from "../experiments/inputs/synthetic.ts";
+import { writeReport } from "../experiments/json_rows.ts";
 import { Bench, timePasses } from "../experiments/measure.ts";
 import { provenance } from "../experiments/provenance.ts";
 import { summarize, type Summary } from "../experiments/stats.ts";
@@ -55,7 +56,7 @@ const COMMAND: Command = {
 };
 
 /** A row of PyTorch's attention; see `peers/sdpa.py`. */
-interface TorchRow extends Pick<AttendRow, "attends" | "elements" | "tokens" | "attended" | "error"> {
+export interface TorchRow extends Pick<AttendRow, "attends" | "elements" | "tokens" | "attended" | "error"> {
   /** null on a CPU. */
   readonly gpuUs: number | null;
 }
@@ -199,7 +200,7 @@ if (import.meta.main) {
     }
     const json = args.text("json");
     const report = { rows, ...(torch ? { torch } : {}), copyGBs, provenance: about };
-    if (json) await Deno.writeTextFile(json, JSON.stringify(report, null, 1) + "\n");
+    if (json) await writeReport(json, report);
     return rows.every(({ verified }) => verified) ? 0 : 1;
   });
 }

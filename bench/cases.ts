@@ -68,10 +68,11 @@ export function casesFor(software: boolean, full: boolean): Case[] {
 }
 
 /**
- * Bytes that no implementation of a step can do without: every code of a candidate, all centroids, the query and the
- * new keys read once; the list written once, and the weights that the old and the new list touch.
+ * Bytes of a step that reads every code: each candidate's codes, all centroids, the query and the new keys read once; the
+ * list written once, and the weights that the old and the new list touch. No step that scores every key moves fewer. One
+ * that ranks cells does, as it reads no code of a cached key.
  */
-export function leastBytes(workload: Workload): number {
+export function everyCodeBytes(workload: Workload): number {
   const { batch, heads, kvHeads, headWidth, subvectors, sinkSize, windowSize, heavySize } = workload;
   const { shape } = resolveConfig(configOf(workload));
   const codes = batch * kvHeads * subvectors * Math.max(0, codedTokens(workload) - windowSize);

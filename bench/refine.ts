@@ -14,6 +14,7 @@ import { Gpu } from "../kernels/gpu/device.ts";
 import { elementBytes } from "../kernels/shape.ts";
 import { bold, type Command, prepareOutput, Progress, runCommand, verdict } from "../experiments/cli.ts";
 import { alike, clustered, gaussian } from "../experiments/inputs/synthetic.ts";
+import { writeReport } from "../experiments/json_rows.ts";
 import { timePasses } from "../experiments/measure.ts";
 import { provenance } from "../experiments/provenance.ts";
 import { summarize, type Summary } from "../experiments/stats.ts";
@@ -172,7 +173,7 @@ if (import.meta.main) {
       }
     }
     const json = args.text("json");
-    if (json) await Deno.writeTextFile(json, JSON.stringify({ rows, provenance: about }, null, 1) + "\n");
+    if (json) await writeReport(json, { rows, provenance: about });
     return rows.every(({ verified }) => verified) ? 0 : 1;
   });
 }

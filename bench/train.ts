@@ -16,6 +16,7 @@ import { sampleKeys, startCentroids, startPoints } from "../kernels/train/start.
 import { STATE, STATE_WORDS, trainShape, TrainView } from "../kernels/train/train.ts";
 import { bold, type Command, prepareOutput, Progress, runCommand, verdict } from "../experiments/cli.ts";
 import { alike, clustered } from "../experiments/inputs/synthetic.ts";
+import { writeReport } from "../experiments/json_rows.ts";
 import { provenance } from "../experiments/provenance.ts";
 import { summarize, type Summary } from "../experiments/stats.ts";
 
@@ -194,7 +195,7 @@ if (import.meta.main) {
       }
     }
     const json = args.text("json");
-    if (json) await Deno.writeTextFile(json, JSON.stringify({ rows, provenance: about }, null, 1) + "\n");
+    if (json) await writeReport(json, { rows, provenance: about });
     return rows.every(({ verified }) => verified) ? 0 : 1;
   });
 }

@@ -26,6 +26,7 @@ import {
 import { CONFIG_FLAGS, configFrom } from "./config_flags.ts";
 import { gaussian } from "./inputs/synthetic.ts";
 import { drawState, openIndex, SEED_WORKLOAD, type Workload } from "./inputs/workload.ts";
+import { writeReport } from "./json_rows.ts";
 import { TIMED_ROUND, timePasses } from "./measure.ts";
 import { type Provenance, provenance } from "./provenance.ts";
 import { summarize } from "./stats.ts";
@@ -38,7 +39,7 @@ export interface CrossoverRow {
   readonly denseUs: number;
   /** The index's step: code the new keys, select. */
   readonly indexUs: number;
-  /** Attention over the selection, in the same pass, beyond the step. */
+  /** Attention over the selection, in a pass of its own: with the index's own pass it is more than both in one. */
   readonly sparseUs: number;
   /** Both in one pass. */
   readonly bothUs: number;
@@ -90,9 +91,16 @@ export function crossing(xs: readonly number[], ys: readonly number[], zs: reado
   return undefined;
 }
 
-/** Median µs of passes. */
-async function median(...args: Parameters<typeof timePasses>): Promise<number> {
-  return summarize(await timePasses(...args)).median;
+/**
+ * Median µs of each kind of pass. Half of the samples are taken in order and half in reverse, so that clocks that rise or
+ * fall favor none.
+ */
+async function medians(samples: number, kinds: readonly ((samples: number) => Promise<number[]>)[]): Promise<number[]> {
+  const all: number[][] = kinds.map(() => []);
+  const half = Math.ceil(samples / 2);
+  for (let ix = 0; ix < kinds.length; ix++) all[ix].push(...await kinds[ix](half));
+  for (let ix = kinds.length - 1; ix >= 0; ix--) all[ix].push(...await kinds[ix](half));
+  return all.map((times) => summarize(times).median);
 }
 
 /** ms that training a layer takes where its keys are trained on. */
@@ -142,33 +150,45 @@ export async function measureRow(
   const cache = { query: query.buffer, keys: keys.buffer, values: values.buffer, stride };
   await attention.reserve(stride);
   const settleAttention = () => attention.reserve(1);
-  const denseUs = await median(gpu, samples, settleAttention, (pass) => {
-    attention.record(pass, { ...cache, tokens });
-  });
   const state = drawState(workload, 1);
   const open = () => openIndex(workload, state, DEFAULT_PIPELINE, gpu.device, room);
   const step = (index: PqIndexer, pass: GPUComputePassEncoder) =>
     index.record(pass, { query: query.buffer, newKeys: newKeys.buffer });
   // What a submit appended is taken back before the next, so that N stays what it is said to be.
   using first = await open();
-  const indexUs = await median(gpu, samples, () => first.truncate(tokens), (pass) => {
-    step(first, pass);
-  });
   using second = await open();
   const settle = async () => {
     await second.truncate(tokens);
     await settleAttention();
   };
-  const bothUs = await median(gpu, samples, settle, (pass) => {
-    const selection = step(second, pass);
-    attention.record(pass, { ...cache, tokens: second.tokens, selection });
-  });
+  // A selection that stays, for attention alone.
+  using third = await open();
+  const fixed = await third.step(query.buffer, newKeys.buffer);
+  const [denseUs, indexUs, sparseUs, bothUs] = await medians(samples, [
+    (count) =>
+      timePasses(gpu, count, settleAttention, (pass) => {
+        attention.record(pass, { ...cache, tokens });
+      }),
+    (count) =>
+      timePasses(gpu, count, () => first.truncate(tokens), (pass) => {
+        step(first, pass);
+      }),
+    (count) =>
+      timePasses(gpu, count, settleAttention, (pass) => {
+        attention.record(pass, { ...cache, tokens: third.tokens, selection: fixed });
+      }),
+    (count) =>
+      timePasses(gpu, count, settle, (pass) => {
+        const selection = step(second, pass);
+        attention.record(pass, { ...cache, tokens: second.tokens, selection });
+      }),
+  ]);
   const training = await trainingMs(gpu, workload, { keys: keys.buffer, tokens, stride, elements: "f16" });
   return {
     tokens,
     denseUs,
     indexUs,
-    sparseUs: Math.max(0, bothUs - indexUs),
+    sparseUs,
     bothUs,
     trainingMs: training,
     withTrainingUs: bothUs + training * 1e3 / steps,
@@ -241,13 +261,13 @@ export async function runCrossover(args: Arguments): Promise<CrossoverReport> {
   );
   console.log(dim(wrap(
     `µs of GPU time per layer and step, medians of ${samples}; f16 keys and values; pipeline ${report.pipeline}; index: ` +
-      `code the new keys and select; sparse: what attention over the selection adds in the same pass; training: ${
+      `code the new keys and select; sparse: attention over a selection alone; both: the two in one pass, so once the cost of a pass; training: ${
         software ? "one head's time on this host, times the heads" : "GPU time of the whole layer"
       }`,
     100,
   )));
   const json = args.text("json");
-  if (json) await Deno.writeTextFile(json, JSON.stringify(report, null, 1) + "\n");
+  if (json) await writeReport(json, report);
   return report;
 }
 

@@ -11,6 +11,7 @@ import { DEFAULT_DEVICE, planStep } from "../indexer/pipelines/plan.ts";
 import { tuningFor } from "../indexer/tuning.ts";
 import { CONFIG_FLAGS, configFrom } from "./config_flags.ts";
 import { bold, type Command, dim, prepareOutput, runCommand, UsageError } from "./cli.ts";
+import { writeReport } from "./json_rows.ts";
 
 const COMMAND: Command = {
   name: "plan",
@@ -89,7 +90,7 @@ if (import.meta.main) {
       }
     }
     const json = args.text("json");
-    if (json) await Deno.writeTextFile(json, JSON.stringify({ pipeline: pipeline.id, ...plan }, null, 2) + "\n");
+    if (json) await writeReport(json, { pipeline: pipeline.id, ...plan });
     return 0;
   });
 }

@@ -5,7 +5,6 @@
  * @module
  */
 
-import { fileURLToPath } from "node:url";
 import { Gpu } from "../kernels/gpu/device.ts";
 import { type Pooling, POOLINGS, poolsScores, type PqConfig, resolveConfig } from "../indexer/config.ts";
 import { trainCentroids } from "../indexer/kmeans.ts";
@@ -15,13 +14,28 @@ import { PqIndexer } from "../indexer/pq_indexer.ts";
 import type { Codebook } from "../indexer/reference.ts";
 import { listOf } from "../indexer/selection.ts";
 import { type Arguments, type Flag, prepareOutput, Progress, UsageError } from "./cli.ts";
-import { BUNDLED_CAPTURE, type Capture, keysOf, loadCapture, loadValues, queryOf } from "./inputs/capture.ts";
-import { provenance } from "./provenance.ts";
+import {
+  BUNDLED_CAPTURES,
+  type Capture,
+  captureName,
+  capturePath,
+  DEFAULT_CAPTURE,
+  keysOf,
+  loadCapture,
+  loadValues,
+  queryOf,
+} from "./inputs/capture.ts";
+import { writeReport } from "./json_rows.ts";
+import { type Provenance, provenance } from "./provenance.ts";
 import { type Quality, QualityMeter } from "./quality.ts";
 
 /** Flags that these experiments share. */
 export const QUALITY_FLAGS = {
-  capture: { value: "FILE", help: "safetensors: query [H, T, D], key, value [Hkv, N, D] (default: the bundled one)" },
+  capture: {
+    value: "FILE",
+    help: `safetensors: query [H, T, D], key, value [Hkv, N, D]; or ${Object.keys(BUNDLED_CAPTURES).join(", ")}`,
+    default: DEFAULT_CAPTURE as string,
+  },
   steps: { value: "N", help: "decode steps to replay, the last ones (default: all of the capture)" },
   heavy: { value: "K,…", help: "heavy tokens", default: "128" },
   sink: { value: "S", help: "sink tokens", default: "4" },
@@ -37,7 +51,7 @@ export interface QualitySetup {
   readonly capture: Capture;
   /** The capture's path. */
   readonly path: string;
-  /** The capture's file name. */
+  /** The capture's name: that of its file without the ending. */
   readonly input: string;
   readonly steps: number;
   readonly sinkSize: number;
@@ -56,30 +70,60 @@ function poolingsOf(args: Arguments): Pooling[] {
   });
 }
 
-/** Loads what the flags name. */
-async function setupFrom(args: Arguments): Promise<QualitySetup> {
+/** Loads what the flags name, of one capture. */
+async function setupFrom(args: Arguments, named: string): Promise<QualitySetup> {
   const sinkSize = args.integer("sink", 0, 2 ** 20), windowSize = args.integer("window", 0, 2 ** 20);
   const seed = args.integer("seed", 0, 2 ** 32 - 1), iterations = args.integer("iterations", 1, 1000);
   if (args.text("steps") !== undefined) args.integer("steps", 1, 2 ** 20);
-  const path = args.text("capture") ?? fileURLToPath(BUNDLED_CAPTURE);
+  const path = capturePath(named);
   const capture = await loadCapture(path);
   const steps = args.text("steps") === undefined ? capture.steps : args.integer("steps", 1, capture.steps);
-  return { capture, path, input: path.split(/[\\/]/).at(-1)!, steps, sinkSize, windowSize, seed, iterations };
+  return { capture, path, input: captureName(path), steps, sinkSize, windowSize, seed, iterations };
+}
+
+/** A capture as it stands beside the rows that were measured on it. */
+export interface CaptureRun {
+  /** The capture's name, as in the rows. */
+  readonly capture: string;
+  /** H. */
+  readonly heads: number;
+  /** Hkv. */
+  readonly kvHeads: number;
+  /** D. */
+  readonly headWidth: number;
+  /** N. */
+  readonly tokens: number;
+  /** Decode steps that were replayed. */
+  readonly steps: number;
+  /** Commit of the project that measured it. */
+  readonly commit: string;
+  /** UTC time, ISO 8601. */
+  readonly date: string;
 }
 
 /** What stands beside the rows of such an experiment. */
-async function qualityProvenance(
-  { capture, input, steps, sinkSize, windowSize, seed, iterations }: QualitySetup,
-) {
-  const { heads, kvHeads, headWidth, tokens } = capture;
-  return {
-    ...await provenance((await Gpu.shared().catch(() => undefined))?.info),
-    input,
-    capture: { heads, kvHeads, headWidth, tokens, steps },
-    config: { sinkSize, windowSize },
-    seed,
-    iterations,
-  };
+export interface QualityProvenance extends Provenance {
+  readonly captures: readonly CaptureRun[];
+  readonly config: { readonly sinkSize: number; readonly windowSize: number };
+  readonly seed: number;
+  readonly iterations: number;
+}
+
+async function qualityProvenance(setups: readonly QualitySetup[]): Promise<QualityProvenance> {
+  const about = await provenance((await Gpu.shared().catch(() => undefined))?.info);
+  const { commit, date } = about;
+  const [{ sinkSize, windowSize, seed, iterations }] = setups;
+  const captures = setups.map(({ capture: { heads, kvHeads, headWidth, tokens }, input, steps }) => ({
+    capture: input,
+    heads,
+    kvHeads,
+    headWidth,
+    tokens,
+    steps,
+    commit,
+    date,
+  }));
+  return { ...about, captures, config: { sinkSize, windowSize }, seed, iterations };
 }
 
 /** The config of an index over a setup's capture. */
@@ -99,12 +143,14 @@ export function trainOn(setup: QualitySetup, config: PqConfig, tokens: number): 
 }
 
 /**
- * Quality of the lists of the setup's steps with a codebook, all heads together and each.
+ * Quality of the lists of the setup's steps with a codebook, all heads together and each. Lists are made by the CPU's
+ * pipeline where the device is software.
  *
+ * @param setup of which `sinkSize` is the first token that is coded
  * @param values f32 `[Hkv, N, D]`, to compare outputs as well
  */
 export async function measureQuality(
-  setup: QualitySetup,
+  setup: Pick<QualitySetup, "capture" | "steps" | "sinkSize">,
   config: PqConfig,
   codebook: Codebook,
   values?: Float32Array,
@@ -143,6 +189,7 @@ export async function measureQuality(
 /** Flags of the experiments that go over M × bits × K. */
 export const GRID_FLAGS = {
   ...QUALITY_FLAGS,
+  capture: { ...QUALITY_FLAGS.capture, value: "FILE,…" },
   subvectors: { value: "M,…", help: "subvectors per key", default: "2,4,8" },
   bits: { value: "N,…", help: "bits per code, 1 to 8", default: "4,6,8" },
   pooling: {
@@ -153,17 +200,19 @@ export const GRID_FLAGS = {
   refine: { value: "R,…", help: "heavy tokens are the best by exact score of R·K; 1: no re-ranking", default: "1,4" },
 } as const satisfies Record<string, Flag>;
 
-/** One combination. */
+/** One combination on one capture. */
 export interface GridRow {
+  /** The capture's name. */
+  readonly capture: string;
   readonly subvectors: number;
   readonly bits: number;
   readonly heavySize: number;
   /** R. */
   readonly refine: number;
   readonly pooling: Pooling;
-  /** Bits that the codes of a key say, per KV head. */
+  /** M · bits: log2 of the number of different codes of a key. Codes are stored in more. */
   readonly bitsPerKey: number;
-  /** Bytes that they take as they are stored, a byte per code. */
+  /** Bytes of a key's codes per KV head as they are stored: one u8 per subvector, whatever the bits. */
   readonly bytesPerKey: number;
   readonly quality: Quality;
   readonly byHead: readonly Quality[];
@@ -173,11 +222,12 @@ export interface GridRow {
 export async function beginRun(
   args: Arguments,
   subvectors: readonly number[],
+  named = args.text("capture")!,
 ): Promise<{ setup: QualitySetup; progress: Progress }> {
   for (const file of ["json", "out"]) await prepareOutput(args.text(file));
   const progress = new Progress();
   progress.phase("load the capture");
-  const setup = await setupFrom(args);
+  const setup = await setupFrom(args, named);
   const odd = subvectors.find((each) => setup.capture.headWidth % each !== 0);
   if (odd !== undefined) {
     throw new UsageError(
@@ -188,14 +238,34 @@ export async function beginRun(
 }
 
 /**
- * Goes over M × bits × K × R × pooling; a codebook serves all K, R and poolings. R·K that are too many, and re-ranking of scores
+ * Goes over captures × M × bits × K × R × pooling; a codebook serves all K, R and poolings. R·K that are too many, and re-ranking of scores
  * that are pooled one by one, are left out.
  */
-export async function runGrid(args: Arguments, withValues: boolean): Promise<{ setup: QualitySetup; rows: GridRow[] }> {
+export async function runGrid(
+  args: Arguments,
+  withValues: boolean,
+): Promise<{ setups: QualitySetup[]; rows: GridRow[] }> {
+  const setups: QualitySetup[] = [], rows: GridRow[] = [];
+  for (const named of args.text("capture")!.split(",")) {
+    const { setup, rows: own } = await runGridOn(args, named, withValues);
+    if (setups.some(({ input }) => input === setup.input)) {
+      throw new UsageError(`Cannot use two captures of one name as rows name theirs: both are ${setup.input}`);
+    }
+    setups.push(setup);
+    rows.push(...own);
+  }
+  return { setups, rows };
+}
+
+async function runGridOn(
+  args: Arguments,
+  named: string,
+  withValues: boolean,
+): Promise<{ setup: QualitySetup; rows: GridRow[] }> {
   const all = args.integers("subvectors", 1, 4096), bits = args.integers("bits", 1, 8);
   const heavies = args.integers("heavy", 0, 4096), refines = args.integers("refine", 1, 4096);
   const poolings = poolingsOf(args);
-  const { setup, progress } = await beginRun(args, all);
+  const { setup, progress } = await beginRun(args, all, named);
   const values = withValues ? await loadValues(setup.path, setup.capture) : undefined;
   const rows: GridRow[] = [];
   progress.phase("train and replay");
@@ -211,7 +281,14 @@ export async function runGrid(args: Arguments, withValues: boolean): Promise<{ s
           const config = configFor(setup, { subvectors, bits: each, heavySize, refine, pooling });
           const { all: quality, byHead } = await measureQuality(setup, config, codebook, values);
           const about = { subvectors, bits: each, heavySize, refine, pooling };
-          rows.push({ ...about, bitsPerKey: subvectors * each, bytesPerKey: subvectors, quality, byHead });
+          rows.push({
+            capture: setup.input,
+            ...about,
+            bitsPerKey: subvectors * each,
+            bytesPerKey: subvectors,
+            quality,
+            byHead,
+          });
         }
       }
     }
@@ -221,10 +298,19 @@ export async function runGrid(args: Arguments, withValues: boolean): Promise<{ s
 }
 
 /** Writes rows and provenance where `--json` asks for it. */
-export async function writeRows(args: Arguments, setup: QualitySetup, rows: readonly object[]): Promise<void> {
+export async function writeRows(
+  args: Arguments,
+  setups: readonly QualitySetup[],
+  rows: readonly object[],
+): Promise<void> {
   const path = args.text("json");
-  if (!path) return;
-  await Deno.writeTextFile(path, JSON.stringify({ rows, provenance: await qualityProvenance(setup) }, null, 1) + "\n");
+  if (path) await writeReport(path, { rows, provenance: await qualityProvenance(setups) });
+}
+
+/** The line of a picture that a row belongs to. A line's M says its bytes per key and head. */
+export function lineOf({ capture, subvectors, refine, pooling }: GridRow, withCapture: boolean): string {
+  const name = `M ${subvectors} (${subvectors} B), R ${refine}${pooling === "perQueryHead" ? "" : `, ${pooling}`}`;
+  return withCapture ? `${capture}: ${name}` : name;
 }
 
 /** "66.3 %", "–" where there is none. */

@@ -17,6 +17,7 @@ import { initOffsetAt, type ResolvedConfig, resolveRows } from "../indexer/confi
 import { bold, type Command, dim, prepareOutput, Progress, runCommand, UsageError, wrap } from "./cli.ts";
 import { CONFIG_FLAGS, configFrom } from "./config_flags.ts";
 import { drawState, SEED_WORKLOAD, type Workload, type WorkloadState } from "./inputs/workload.ts";
+import { writeReport } from "./json_rows.ts";
 import { Bench } from "./measure.ts";
 import { summarize } from "./stats.ts";
 import { verifySteps } from "./verify_steps.ts";
@@ -227,7 +228,7 @@ if (import.meta.main) {
       adapter !== entry.adapter || driver !== entry.driver || shape !== entry.shape
     );
     const written: TuningFile = { tunings: [...others, entry] };
-    await Deno.writeTextFile(path, JSON.stringify(written, null, 1) + "\n");
+    await writeReport(path, written);
     console.log(`\nbest: ${label(entry.tuning)}`);
     for (const { tokens, us, defaultUs } of entry.measured) {
       const more = 100 * (defaultUs / us - 1);

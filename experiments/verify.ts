@@ -21,6 +21,7 @@ import { PqIndexer } from "../indexer/pq_indexer.ts";
 import { referenceScores, referenceTable } from "../indexer/reference.ts";
 import { listOf, type SelectionData } from "../indexer/selection.ts";
 import { type Command, dim, prepareOutput, runCommand, verdict, wrap } from "./cli.ts";
+import { writeReport } from "./json_rows.ts";
 import { BUNDLED_GOLDEN, type GoldenCase, loadGolden } from "./inputs/golden.ts";
 
 const COMMAND: Command = {
@@ -224,7 +225,7 @@ if (import.meta.main) {
     }
     const passed = results.filter((result) => result.passed).length;
     const json = args.text("json");
-    if (json) await Deno.writeTextFile(json, JSON.stringify({ rows: results }, null, 2) + "\n");
+    if (json) await writeReport(json, { rows: results });
     console.log(`${passed} passed, ${results.length - passed} failed`);
     return passed === results.length ? 0 : 1;
   });

@@ -5,16 +5,18 @@
  * @module
  */
 
-import { fileURLToPath } from "node:url";
 import { Gpu } from "../kernels/gpu/device.ts";
 import { GpuUnavailableError } from "../kernels/gpu/errors.ts";
 import { initOffsetAt, type Metric, type PqConfig, resolveConfig } from "../indexer/config.ts";
 import { trainCentroids } from "../indexer/kmeans.ts";
 import { agreesToTheByte, PIPELINES } from "../indexer/pipelines/mod.ts";
+import { MOST_SHORT } from "../kernels/refine/refine_list.ts";
 import { bold, type Command, dim, prepareOutput, Progress, runCommand, UsageError, verdict, wrap } from "./cli.ts";
-import { BUNDLED_CAPTURE, keysOf, loadCapture } from "./inputs/capture.ts";
+import { BUNDLED_CAPTURES, captureName, capturePath, DEFAULT_CAPTURE, keysOf, loadCapture } from "./inputs/capture.ts";
+import { writeReport } from "./json_rows.ts";
 import { provenance } from "./provenance.ts";
 import { type Quality, QualityMeter } from "./quality.ts";
+import { measureQuality } from "./quality_runs.ts";
 import { type Replay, replay, type ReplayCase } from "./replay.ts";
 import type { Summary } from "./stats.ts";
 
@@ -22,11 +24,15 @@ const COMMAND: Command = {
   name: "walkthrough",
   summary: "Replays the decode steps of an attention capture through every pipeline, checked and timed.",
   flags: {
-    capture: { value: "FILE", help: "safetensors: query [H, T, D], key, value [Hkv, N, D] (default: the bundled one)" },
+    capture: {
+      value: "FILE",
+      help: `safetensors: query [H, T, D], key, value [Hkv, N, D]; or ${Object.keys(BUNDLED_CAPTURES).join(", ")}`,
+      default: DEFAULT_CAPTURE,
+    },
     json: { value: "FILE", help: "write rows, quality and provenance as JSON" },
     steps: { value: "N", help: "decode steps to replay, the last ones (default: all of the capture)" },
-    subvectors: { value: "M", help: "subvectors per key", default: "8" },
-    bits: { value: "N", help: "bits per code, 1 to 8", default: "8" },
+    subvectors: { value: "M", help: "subvectors per key", default: "2" },
+    bits: { value: "N", help: "bits per code, 1 to 8", default: "6" },
     metric: { value: "NAME", help: "euclidean or ip", default: "euclidean" },
     sink: { value: "S", help: "sink tokens, or a share such as 1%", default: "4" },
     window: { value: "W", help: "window tokens, or a share", default: "128" },
@@ -35,6 +41,9 @@ const COMMAND: Command = {
     iterations: { value: "N", help: "most iterations of the training", default: "10" },
   },
 };
+
+/** R of the line that shows what re-ranking adds. */
+const REFINE = 4;
 
 const COLUMNS = ["median", "mean", "min", "max", "sd"] as const;
 
@@ -72,7 +81,7 @@ if (import.meta.main) {
       console.log(`Adapter: ${gpu.info.description}${kind}`);
     }
 
-    const path = args.text("capture") ?? fileURLToPath(BUNDLED_CAPTURE);
+    const path = capturePath(args.text("capture"));
     const progress = new Progress();
     progress.phase("Loading the capture");
     const capture = await loadCapture(path);
@@ -96,7 +105,7 @@ if (import.meta.main) {
       onProgress: (done, total) => progress.update(done, total),
     });
     progress.done();
-    const name = path.split(/[\\/]/).at(-1);
+    const name = captureName(path);
     console.log(
       `Capture: ${name}, ${shape.heads} query heads on ${shape.kvHeads} KV, D ${shape.headWidth}; ` +
         `${prompt.toLocaleString("en")} tokens, then ${steps} steps`,
@@ -134,8 +143,15 @@ if (import.meta.main) {
     progress.done();
 
     const quality = meter.result();
+    const { heavySize } = asked;
+    const canRefine = typeof heavySize === "number" && heavySize > 0 && REFINE * heavySize <= MOST_SHORT;
+    if (canRefine) progress.phase(`Re-ranking, R ${REFINE}`);
+    const refined = canRefine
+      ? (await measureQuality({ capture, steps, sinkSize: initOffset }, { ...config, refine: REFINE }, codebook)).all
+      : undefined;
+    progress.done();
     printTable(rows, steps);
-    printQuality(quality, resolved.shape.heads * steps);
+    printQuality(quality, refined, resolved.shape.heads * steps, shape.subvectors);
     const json = args.text("json");
     if (json) {
       const report = {
@@ -152,6 +168,7 @@ if (import.meta.main) {
           problem: row.problem,
         })),
         quality,
+        refined: refined ? { refine: REFINE, quality: refined } : null,
         provenance: {
           ...await provenance(gpu?.info),
           input: name,
@@ -167,7 +184,7 @@ if (import.meta.main) {
           iterations,
         },
       };
-      await Deno.writeTextFile(json, JSON.stringify(report, null, 2) + "\n");
+      await writeReport(json, report);
     }
     const failed = rows.filter((row) => !row.verified);
     for (const row of failed) console.error(`error: ${row.pipeline.id} is wrong: ${row.problem}`);
@@ -236,10 +253,12 @@ function shareLines({ operations }: Row): string[] {
   return lines;
 }
 
-function printQuality(quality: Quality, lists: number): void {
+function printQuality(quality: Quality, refined: Quality | undefined, lists: number, bytesPerKey: number): void {
   const percent = (share: number) => (Number.isNaN(share) ? "–" : `${(100 * share).toFixed(1)} %`).padStart(8);
   console.log(
-    `\n${bold("What the selection keeps")} (mean of ${lists} lists of ${quality.listLength.toFixed(0)} tokens)`,
+    `\n${bold("What the selection keeps")} (mean of ${lists} lists of ${
+      quality.listLength.toFixed(0)
+    } tokens; codes: ${bytesPerKey} bytes per key and head)`,
   );
   const rows: [string, number][] = [
     ["recall@K of the exact top-K", quality.recall],
@@ -248,6 +267,7 @@ function printQuality(quality: Quality, lists: number): void {
     ["  window-only: sink + window", quality.windowMass],
     ["  window-only, as long as the list", quality.sameLengthWindowMass],
     ["share recovered of what heavy tokens can add", quality.recovered],
+    ...(refined ? [[`  re-ranked by exact scores, R ${REFINE}`, refined.recovered] as [string, number]] : []),
   ];
   for (const [label, share] of rows) {
     const bar = "█".repeat(Math.round(Math.max(0, share || 0) * 30));

@@ -4,8 +4,12 @@ import { DEFAULT_DEVICE, planStep } from "../indexer/pipelines/plan.ts";
 import { pipelineById, PIPELINES } from "../indexer/pipelines/mod.ts";
 import { resolveConfig } from "../indexer/config.ts";
 import { PqIndexer } from "../indexer/pq_indexer.ts";
+import { BUNDLED_ABOUT } from "../experiments/inputs/capture.ts";
 import { gaussian } from "../experiments/inputs/synthetic.ts";
-import { committedResults } from "../bench/report.ts";
+import { committedResults, floorUs } from "../bench/report.ts";
+import { everyCodeBytes } from "../bench/cases.ts";
+import { reportJson } from "../experiments/json_rows.ts";
+import { fillPages, generateTables, readPages } from "../tools/generate_readme.ts";
 import type { DeviceFacts } from "../kernels/gpu/device.ts";
 import { MOST_TAIL, postedIn } from "../kernels/postings/postings.ts";
 import { gpuTest, hasGpu, row, script, withFolder } from "./support.ts";
@@ -197,6 +201,7 @@ Deno.test("bench: verifies, measures, writes, and its report reads it", () =>
     ]);
     assertEquals(code, 0, stderr);
     assert(stdout.split("\n").every((line) => line.length <= 120), stdout);
+    for (const column of ["no key:", "cold:", "layer:", "empty:", "amort.:"]) assert(stdout.includes(column), column);
     const { rows, provenance } = JSON.parse(await Deno.readTextFile(path));
     assertEquals(rows.length, 2 * ids.length);
     for (const row of rows) {
@@ -258,11 +263,88 @@ gpuTest("bench:attend: verifies, measures and writes", () =>
     assertEquals((await script("bench/attend.ts", ["--tokens", "10"])).code, 2);
   }));
 
+Deno.test("fillPages: a table where its marks are, in any page; a table without marks and marks without a table are refused", () => {
+  const marks = (name: string, text = "") => `<!-- ${name}: deno task generate -->\n${text}\n<!-- /${name} -->`;
+  const pages = { "a.md": `x ${marks("one", "old")} y`, "b.md": `${marks("two")} ${marks("one")}`, "c.md": "no table" };
+  const filled = fillPages(pages, { one: "1", two: "2" });
+  assertEquals(filled["a.md"], "x <!-- one: deno task generate -->\n\n1\n\n<!-- /one --> y");
+  assertEquals(filled["b.md"].match(/\d/g), ["2", "1"]);
+  assertEquals(filled["c.md"], "no table");
+  assertEquals(fillPages(filled, { one: "1", two: "2" }), filled);
+  assertThrows(() => fillPages(pages, { one: "1", two: "2", three: "3" }), Error, "the table three as one of a.md");
+  assertThrows(() => fillPages(pages, { one: "1" }), Error, "Cannot write b.md as two must be one of one");
+  const open = { "a.md": "<!-- one: deno task generate --> 1" };
+  assertThrows(() => fillPages(open, { one: "1" }), Error, "must end with <!-- /one -->");
+});
+
+Deno.test("generated tables: time, quality and bytes together; peers by each time; every capture; no page lacks one", async () => {
+  const tables = await generateTables();
+  const { "docs/results.md": page } = await readPages();
+  assertEquals(fillPages({ page }, tables), { page }, "docs/results.md is fresh");
+  const row = (table: string, begin: string) => {
+    const found = table.split("\n").find((line) => line.startsWith(`| ${begin}`));
+    return found!.split("|").slice(1, -1).map((cell) => cell.trim());
+  };
+  const summary = row(tables.summary, "e08, re-ranked, R 4");
+  assert(Number(summary[1]) > 0 && summary.slice(2, 5).every((cell) => cell.endsWith(" %")), summary.join());
+  assertEquals(summary[5], "2 + 4");
+  const peers = row(tables.peers, "implementation"), triton = row(tables.peers, "triton lookup + fused top-K");
+  for (const [ratio, time] of [["× GPU", "GPU µs"], ["× wall", "wall"], ["× amort.", "amortized"]]) {
+    const at = peers.indexOf(time), ours = row(tables.peers, "ours, e08 cells");
+    const expected = Number(triton[at]) / Number(ours[at]);
+    assert(Math.abs(parseFloat(triton[peers.indexOf(ratio)]) - expected) < 0.01 * expected + 0.005, ratio);
+  }
+  assertEquals(peers.filter((name) => name.startsWith("right, N")).length, 2);
+  for (const name of Object.keys(BUNDLED_ABOUT)) assert(tables.quality.includes(`### ${name}`), name);
+  assert(tables.quality.includes("One KV head of a small model trained for this project"));
+  for (const name of ["results", "peers", "attend", "crossover"]) assert(tables[name].includes("it recovers"), name);
+  for (const table of Object.values(tables)) assert(!/undefined|NaN/.test(table), table);
+});
+
+Deno.test("reportJson: what JSON.stringify says, with a row a line", () => {
+  const report = {
+    rows: [{ a: [1, 2], b: { c: "x, y: {z}" }, d: NaN }, { a: [], b: {}, d: -0 }],
+    nothing: undefined,
+    none: [],
+    about: { text: "µ\n", list: [1, null], deep: { rows: [{ a: 1 }] } },
+  };
+  const text = reportJson(report);
+  assertEquals(JSON.parse(text), JSON.parse(JSON.stringify(report)));
+  assertEquals(text.split("\n").slice(1, 5), [
+    '  "rows": [',
+    '    { "a": [1, 2], "b": { "c": "x, y: {z}" }, "d": null },',
+    '    { "a": [], "b": {}, "d": 0 }',
+    "  ],",
+  ]);
+  assert(text.endsWith("}\n") && text.includes('        { "a": 1 }\n'));
+});
+
+Deno.test("committed results: a row a line in every file", async () => {
+  for (const folder of ["../bench/results/", "../experiments/results/"]) {
+    const read = async (url: URL): Promise<void> => {
+      for await (const { name, isDirectory } of Deno.readDir(url)) {
+        if (isDirectory) await read(new URL(`${name}/`, url));
+        if (!name.endsWith(".json")) continue;
+        const text = await Deno.readTextFile(new URL(name, url));
+        assertEquals(text, reportJson(JSON.parse(text)), name);
+      }
+    };
+    await read(new URL(folder, import.meta.url));
+  }
+});
+
 Deno.test("committed results: of GPUs, verified, named after their adapter", async () => {
   for (const { name, report } of await committedResults()) {
     assertEquals(report.provenance.software, false, name);
     assert(name.startsWith(report.provenance.adapter.toLowerCase().replaceAll(" ", "-")), name);
     assert(report.rows.every(({ verified }) => verified), name);
     assert(report.copyGBs > 0 && report.emptyPassUs > 0);
+    for (const row of report.rows.filter(({ gpuUs }) => gpuUs)) {
+      assert(
+        floorUs(row, report.copyGBs) < row.gpuUs!.median,
+        `${row.id}, ${row.factor} ${row.value}: below its floor`,
+      );
+      assertEquals(row.bytesLeast, everyCodeBytes(row.workload));
+    }
   }
 });

@@ -1,6 +1,16 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { fileURLToPath } from "node:url";
-import { BUNDLED_CAPTURE, CaptureError, keysOf, loadCapture, queryOf } from "../experiments/inputs/capture.ts";
+import {
+  BUNDLED_CAPTURE,
+  BUNDLED_CAPTURES,
+  type BundledName,
+  CaptureError,
+  captureName,
+  capturePath,
+  keysOf,
+  loadCapture,
+  queryOf,
+} from "../experiments/inputs/capture.ts";
 import { BUNDLED_GOLDEN, GoldenError, loadGolden } from "../experiments/inputs/golden.ts";
 import { halfToNumber, Safetensors, SafetensorsError } from "../experiments/inputs/safetensors.ts";
 import { crossing } from "../experiments/crossover.ts";
@@ -127,7 +137,22 @@ Deno.test("safetensors: truncated and lying headers are refused", () =>
     await assertRejects(() => Safetensors.open(`${folder}/none`), Deno.errors.NotFound);
   }));
 
-Deno.test("the bundled capture is what its README says", async () => {
+Deno.test("bundled captures: each by its name, of several KV heads too, and what its README says", async () => {
+  const readme = await Deno.readTextFile(`${ROOT}experiments/inputs/data/README.md`);
+  for (const name of Object.keys(BUNDLED_CAPTURES) as BundledName[]) {
+    const { heads, kvHeads, headWidth, tokens, steps, key } = await loadCapture(capturePath(name));
+    const smol = name !== "attention_layer3";
+    const expected = smol ? [9, 3, 64, 8192, 64] : [4, 1, 128, 16384, 64];
+    assertEquals([heads, kvHeads, headWidth, tokens, steps], expected, name);
+    assertEquals(key.length, kvHeads * tokens * headWidth);
+    assert(readme.includes(`${name}.safetensors`), name);
+    assertEquals(captureName(capturePath(name)), name);
+  }
+  assertEquals(capturePath("my.safetensors"), "my.safetensors");
+  assertEquals(captureName("a/b\\my.safetensors"), "my");
+});
+
+Deno.test("a capture in memory has its keys and queries where its file has them", async () => {
   const capture = await loadCapture(BUNDLED_CAPTURE);
   assertEquals([capture.heads, capture.kvHeads, capture.headWidth, capture.tokens, capture.steps], [
     4,
@@ -310,6 +335,9 @@ Deno.test("walkthrough: replays, verifies, writes JSON, and a pipe gets no contr
       }
     }
     assert(report.quality.listMass > report.quality.windowMass);
+    assert(report.refined.refine === 4 && report.refined.quality.recovered >= report.quality.recovered);
+    assertStringIncludes(stdout, "re-ranked by exact scores, R 4");
+    assertStringIncludes(stdout, "smollm2_layer3, 9 query heads on 3 KV, D 64; 8,190 tokens, then 2 steps");
     for (const field of ["adapter", "driver", "deno", "commit", "input", "seed"]) {
       assert(field in report.provenance, field);
     }
@@ -336,7 +364,7 @@ Deno.test("walkthrough: bad flags exit with 2, bad inputs with 1, each with one 
       [["--metric", "cosine"], 2, "--metric cosine"],
       [["--json", `${folder}/none/x.json`], 2, "Cannot write"],
       [["--capture"], 2, "--capture as it needs a value"],
-      [["--subvectors", "7"], 1, "D must be divisible by M: headWidth (D) is 128, subvectors (M) is 7"],
+      [["--subvectors", "7"], 1, "D must be divisible by M: headWidth (D) is 64, subvectors (M) is 7"],
       [["--capture", `${folder}/none`], 1, "none"],
       [["--capture", fileURLToPath(BUNDLED_GOLDEN)], 1, "it has no tensor query"],
       [["--capture", `${ROOT}README.md`], 1, "as safetensors: its header claims"],
@@ -424,7 +452,8 @@ gpuTest(
       const { rows, steps, provenance } = JSON.parse(await Deno.readTextFile(path));
       assertEquals([rows.map(({ tokens }: { tokens: number }) => tokens), steps], [[600, 1200], 1000]);
       for (const row of rows) {
-        assert(row.denseUs > 0 && row.indexUs > 0 && row.bothUs > 0 && row.trainingMs > 0, JSON.stringify(row));
+        assert([row.denseUs, row.indexUs, row.bothUs, row.trainingMs].every((time) => time > 0), JSON.stringify(row));
+        assert(row.sparseUs > 0 && row.sparseUs !== row.bothUs - row.indexUs, "attention is measured, not subtracted");
         assert(Math.abs(row.withTrainingUs - row.bothUs - row.trainingMs) < 1e-6, "1,000 steps share a training");
       }
       assert(provenance.adapter.length > 0);

@@ -26,6 +26,7 @@ import {
   type Workload,
   type WorkloadState,
 } from "../../experiments/inputs/workload.ts";
+import { writeReport } from "../../experiments/json_rows.ts";
 import { Bench } from "../../experiments/measure.ts";
 import { type Provenance, provenance } from "../../experiments/provenance.ts";
 import { summarize } from "../../experiments/stats.ts";
@@ -411,7 +412,7 @@ if (import.meta.main) {
         rows.push(...here);
         const path = args.text("json");
         const report: PeerReport = { rows, seed: SEED, provenance: about };
-        if (path) await Deno.writeTextFile(path, JSON.stringify(report, null, 1) + "\n");
+        if (path) await writeReport(path, report);
       } finally {
         await Deno.remove(one.folder, { recursive: true });
       }

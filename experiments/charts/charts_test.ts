@@ -143,7 +143,12 @@ Deno.test("recall, error, drift and metric: rows, picture and table from a captu
           assert(all.listError < 1e-12 && 1 - all.listCosine < 1e-12, `${all.listError}, ${all.listCosine}`);
         }
       }
-      assertEquals([provenance.input, provenance.capture.tokens], ["capture.safetensors", 3000]);
+      const [{ capture: input, tokens: cached }] = provenance.captures;
+      assertEquals([input, cached], ["capture", 3000]);
+      if (name === "recall") {
+        assert(rows.every((row: GridRow) => row.capture === "capture" && row.bytesPerKey === row.subvectors));
+        for (const column of ["bytes/key", "window", "same len."]) assert(stdout.includes(column), column);
+      }
       assert((await Deno.readTextFile(out)).startsWith("<svg"));
     }
     const [few, many] = await Promise.all(["8", "32"].map(async (heavy) => {

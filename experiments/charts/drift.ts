@@ -56,7 +56,7 @@ if (import.meta.main) {
       const shares = [quality.recall, quality.listMass, quality.recovered].map(percent);
       console.log(line([trainedOn.toLocaleString("en"), ...shares]) + (trainedOn === prompt ? "  all: refreshed" : ""));
     }
-    await writeRows(args, setup, rows);
+    await writeRows(args, [setup], rows);
     const refreshed = rows.at(-1)!.quality;
     const points = rows.flatMap(({ trainedOn, quality }) => [
       { x: trainedOn, y: quality.recovered, line: "frozen: trained on the first T keys" },

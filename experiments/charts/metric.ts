@@ -51,7 +51,7 @@ if (import.meta.main) {
     for (const { metric, subvectors, quality } of rows) {
       console.log(line([subvectors, metric, ...[quality.recall, quality.listMass, quality.recovered].map(percent)]));
     }
-    await writeRows(args, setup, rows);
+    await writeRows(args, [setup], rows);
     const points = rows.map(({ metric, subvectors, quality }) => ({
       x: subvectors,
       y: quality.recovered,

@@ -3,7 +3,7 @@
  *
  * A capture is a safetensors file with `query` `[H, T, D]`, `key` `[Hkv, N, D]` and `value` `[Hkv, N, D]`,
  * after RoPE, any float dtype. Query t of T is position N − T + t and may attend keys 0 … N − T + t, so
- * a capture replays T decode steps.
+ * a capture replays T decode steps. Query head h reads KV head floor(h / (H / Hkv)). Other tensors are ignored.
  *
  * @module
  */
@@ -12,8 +12,41 @@ import { fileURLToPath } from "node:url";
 import { escaped } from "../../indexer/safetensors.ts";
 import { Safetensors } from "./safetensors.ts";
 
-/** The capture that comes with the project; see `data/README.md`. */
-export const BUNDLED_CAPTURE: URL = new URL("data/attention_layer3.safetensors", import.meta.url);
+const bundled = (name: string): URL => new URL(`data/${name}.safetensors`, import.meta.url);
+
+/** The captures that come with the project, by name, the default first; `data/README.md` says what each is. */
+export const BUNDLED_CAPTURES = {
+  smollm2_layer3: bundled("smollm2_layer3"),
+  smollm2_layer21: bundled("smollm2_layer21"),
+  attention_layer3: bundled("attention_layer3"),
+} as const satisfies Record<string, URL>;
+
+/** The name of a bundled capture. */
+export type BundledName = keyof typeof BUNDLED_CAPTURES;
+
+/** What each bundled capture is, as it stands beside its figures. */
+export const BUNDLED_ABOUT: Readonly<Record<BundledName, string>> = {
+  smollm2_layer3: "layer 3 of SmolLM2-135M-Instruct, 9 query heads on 3 KV heads of width 64, 8,192 tokens",
+  smollm2_layer21: "layer 21 of SmolLM2-135M-Instruct, 9 query heads on 3 KV heads of width 64, 8,192 tokens",
+  attention_layer3:
+    "one KV head of a small model trained for this project, 4 query heads of width 128, 16,384 tokens of Python",
+};
+
+/** The capture that experiments read where none is named. */
+export const DEFAULT_CAPTURE: BundledName = "smollm2_layer3";
+
+/** The capture of one KV head that notebooks take: keys of width 128, one cell's loop over them. */
+export const BUNDLED_CAPTURE: URL = BUNDLED_CAPTURES.attention_layer3;
+
+/** The path that `--capture` means: that of a bundled capture by its name, or a path as it is. */
+export function capturePath(named: string = DEFAULT_CAPTURE): string {
+  return named in BUNDLED_CAPTURES ? fileURLToPath(BUNDLED_CAPTURES[named as BundledName]) : named;
+}
+
+/** The name of a capture by its path: the file's name without its ending. */
+export function captureName(path: string): string {
+  return path.split(/[\\/]/).at(-1)!.replace(/\.safetensors$/, "");
+}
 
 /** A capture in memory. */
 export interface Capture {
