@@ -1,5 +1,5 @@
 /**
- * Measures decode attention over a selection and over all cached tokens, verified first: `deno task bench:attend`. On a host
+ * Measures decode attention over a selection and over all cached tokens, verified first: `deno task bench attend`. On a host
  * without the tasks: `deno run -A bench/attend.ts`.
  *
  * @module
@@ -45,7 +45,7 @@ const HEADS = 32, WIDTH = 128, LISTED = 384;
 const BOUND = 1e-5;
 
 const COMMAND: Command = {
-  name: "bench:attend",
+  name: "bench attend",
   summary: `Measures attention of ${HEADS} heads of width ${WIDTH} over ${LISTED} listed tokens, and over all.`,
   flags: {
     tokens: { value: "N,…", help: "numbers of cached tokens (default 32000,131072; in software 4096)" },

@@ -77,7 +77,7 @@ export interface BenchReport {
 }
 
 const COMMAND: Command = {
-  name: "bench",
+  name: "bench steps",
   summary: "Measures a step of every pipeline, verified first; from the seed configuration, one factor at a time.",
   flags: {
     full: { value: "", help: "the whole grid: N to 1,048,576, heads, K, GQA, block sizes" },

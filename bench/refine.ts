@@ -1,5 +1,5 @@
 /**
- * Measures exact re-ranking of a shortlist beside the step without it, verified first: `deno task bench:refine`. On a host
+ * Measures exact re-ranking of a shortlist beside the step without it, verified first: `deno task bench refine`. On a host
  * without the tasks: `deno run -A bench/refine.ts`.
  *
  * @module
@@ -44,7 +44,7 @@ export interface RefineRow {
 const HEADS = 32, WIDTH = 128, K = 128, S = 128, W = 128, QUERIES = 64;
 
 const COMMAND: Command = {
-  name: "bench:refine",
+  name: "bench refine",
   summary:
     `Measures a step of ${HEADS} heads, K ${K}, with exact re-ranking of R·K tokens and without, by several codebooks.`,
   flags: {

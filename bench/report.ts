@@ -1,5 +1,5 @@
 /**
- * Turns result files of the bench into tables: `deno task bench:report [FILE …]`. A table never mixes adapters: every
+ * Turns result files of the bench into tables: `deno task bench report [FILE …]`. A table never mixes adapters: every
  * file is reported by itself.
  *
  * @module
@@ -63,7 +63,7 @@ export async function newestGpuResults(): Promise<ResultFile> {
   return newest;
 }
 
-/** A result file of `deno task bench:peers`. */
+/** A result file of `deno task bench peers`. */
 export interface PeerFile {
   /** Name of the file. */
   readonly name: string;
@@ -193,7 +193,7 @@ export function source({ report: { provenance } }: ResultFile): string {
 }
 
 const COMMAND: Command = {
-  name: "bench:report",
+  name: "bench report",
   summary: "Reports result files of the bench: iterations, and how far each is from what its bytes take at copy speed.",
   flags: {},
   positional: "[FILE …] (default: all of bench/results/)",

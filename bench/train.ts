@@ -1,5 +1,5 @@
 /**
- * Measures the training of codebooks on the GPU, verified first: `deno task bench:train`. On a host without the tasks:
+ * Measures the training of codebooks on the GPU, verified first: `deno task bench train`. On a host without the tasks:
  * `deno run -A bench/train.ts`.
  *
  * @module
@@ -55,7 +55,7 @@ const WIDTH = 128, ITERATIONS = 10, SEED = 0;
 const MOST_RATIO = 1.01;
 
 const COMMAND: Command = {
-  name: "bench:train",
+  name: "bench train",
   summary: `Measures ${ITERATIONS} iterations of k-means on keys of width ${WIDTH}, start included.`,
   flags: {
     heads: { value: "N", help: "KV heads (default 32; in software 2)" },

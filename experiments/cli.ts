@@ -5,6 +5,7 @@
  * @module
  */
 
+import "./environment.ts";
 import { parseArgs } from "@std/cli/parse-args";
 import type { Size } from "../indexer/config.ts";
 
@@ -30,6 +31,16 @@ export interface Command {
   readonly positional?: string;
 }
 
+/** Other names of flags: the letters of the glossary, and the options of an index. */
+const ALIASES: Readonly<Record<string, readonly string[]>> = {
+  subvectors: ["m"],
+  heavy: ["k", "heavy-size"],
+  sink: ["s", "sink-size"],
+  window: ["w", "window-size"],
+  refine: ["r"],
+  tokens: ["n"],
+};
+
 /** A mistake of the person who typed the command: exit code 2. */
 export class UsageError extends Error {
   override name = "UsageError";
@@ -54,7 +65,9 @@ export interface Arguments {
 function help(command: Command): string {
   const rows = Object.entries({ ...command.flags, help: { value: "", help: "show this" } as Flag }).map(
     ([name, flag]) => [
-      `  --${name}${flag.value ? ` ${flag.value}` : ""}`,
+      `  ${[name, ...(ALIASES[name] ?? []).slice(0, 1)].map((name) => `--${name}`).join(", ")}${
+        flag.value ? ` ${flag.value}` : ""
+      }`,
       flag.help + (flag.default === undefined ? "" : ` (default ${flag.default})`),
     ],
   );
@@ -71,9 +84,10 @@ function help(command: Command): string {
 function readArguments(command: Command, args: string[]): Arguments {
   const switches = Object.keys(command.flags).filter((name) => command.flags[name].value === "");
   const values = Object.keys(command.flags).filter((name) => command.flags[name].value !== "");
-  const parsed = parseArgs(args, {
+  const aliases = new Map(values.flatMap((name) => (ALIASES[name] ?? []).map((alias) => [alias, name])));
+  const parsed = parseArgs(args.filter((arg) => arg !== "--no-install"), {
     boolean: [...switches, "help"],
-    string: values,
+    string: [...values, ...aliases.keys()],
     unknown: (arg, key) => {
       if (key === undefined) return true;
       throw new UsageError(
@@ -83,6 +97,13 @@ function readArguments(command: Command, args: string[]): Arguments {
       );
     },
   });
+  for (const [alias, name] of aliases) {
+    if (parsed[alias] === undefined) continue;
+    if (parsed[name] !== undefined) {
+      throw new UsageError(`Cannot understand --${alias} as --${name} was given as well: they are the same`);
+    }
+    parsed[name] = parsed[alias];
+  }
   const positional = parsed._.map(String);
   if (positional.length > 0 && !command.positional) {
     throw new UsageError(`Cannot understand ${JSON.stringify(positional[0])} as this command takes flags only`);
@@ -94,10 +115,12 @@ function readArguments(command: Command, args: string[]): Arguments {
   }
   const text = (flag: string): string | undefined => parsed[flag] ?? command.flags[flag].default;
   const integerIn = (flag: string, given: string, rule: string, least: number, most: number): number => {
-    if (!/^\d+$/.test(given) || Number(given) < least || Number(given) > most) {
+    // 1e6 is an integer, too.
+    const value = /^\d+(e\d+)?$/i.test(given) ? Number(given) : NaN;
+    if (!Number.isSafeInteger(value) || value < least || value > most) {
       throw new UsageError(`Cannot use --${flag} ${given} as ${rule} an integer ${least} to ${most}`);
     }
-    return Number(given);
+    return value;
   };
   const integer = (flag: string, least: number, most: number): number =>
     integerIn(flag, text(flag) ?? "", "it must be", least, most);
@@ -128,7 +151,12 @@ export async function runCommand(command: Command, main: (args: Arguments) => Pr
       console.log(help(command));
       Deno.exit(0);
     }
-    Deno.exit(await main(readArguments(command, Deno.args)));
+    const args = readArguments(command, Deno.args);
+    if (Deno.env.get("PQ_INDEXER_SETUP") === "1") {
+      Deno.env.delete("PQ_INDEXER_SETUP"); // programs that this one starts need not look again
+      await (await import("../tools/setup.ts")).setupAdapter();
+    }
+    Deno.exit(await main(args));
   } catch (error) {
     if (error instanceof UsageError) {
       console.error(`error: ${error.message}\nSee \`deno task ${command.name} --help\`.`);

@@ -5,6 +5,7 @@
  * @module
  */
 
+import "../experiments/environment.ts";
 import { fileURLToPath } from "node:url";
 import { Gpu } from "../kernels/gpu/device.ts";
 import { GpuUnavailableError } from "../kernels/gpu/errors.ts";
@@ -12,12 +13,6 @@ import { CompiledKernel, type ElementArray, type Kernel } from "../kernels/gpu/k
 import { type LayerShape, packParams, PARAMS_BYTES, type RowShape, type StepShape } from "../kernels/shape.ts";
 import { Random } from "../indexer/kmeans.ts";
 import { encodeSafetensors, type TensorData } from "../indexer/safetensors.ts";
-
-// As the tasks do. The OpenGL backend is no fallback that we want: on Linux the exit handler of EGL races
-// with the thread of the last test file (about one run in twenty ended in "double free or corruption"
-// after all tests had passed; Debian 12, Deno 2.9.6), and setup would take it for the adapter that it
-// looks for. Read by the runtime at the first request for an adapter.
-if (!Deno.env.has("DENO_WEBGPU_BACKEND")) Deno.env.set("DENO_WEBGPU_BACKEND", "vulkan,metal,dx12");
 
 const isOptional = Deno.env.get("GPU_OPTIONAL") === "1";
 const found = await Gpu.shared().catch((error: Error) => error);

@@ -13,7 +13,7 @@ const PROGRAM = "/usr/bin/chromium";
 /** What gives WebGPU without a GPU, without a display and as root. */
 const FLAGS = ["--headless=new", "--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
 
-/** Path of Chromium; undefined where there is none. `deno task test:browser` installs it where it can. */
+/** Path of Chromium; undefined where there is none. `deno task test browser` installs it where it can. */
 export async function findChromium(): Promise<string | undefined> {
   const path = Deno.env.get("CHROMIUM") ?? PROGRAM;
   return await Deno.stat(path).then(() => path, () => undefined);

@@ -76,7 +76,7 @@ const count = (value: number) => value.toLocaleString("en");
 const times = (theirs: number | null | undefined, mine: number | null | undefined) =>
   theirs && mine ? `${number(theirs / mine, theirs / mine < 10 ? 2 : 1)} ×` : "–";
 
-/** What selections keep, from the committed run of `deno task recall`. */
+/** What selections keep, from the committed run of `deno task quality recall`. */
 class Qualities {
   readonly path = "experiments/results/recall.json";
   readonly rows: readonly GridRow[];

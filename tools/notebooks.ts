@@ -1,5 +1,5 @@
 /**
- * Notebooks: `deno task notebooks` opens JupyterLab, `deno task notebooks:run` executes all of them headlessly and
+ * Notebooks: `deno task notebooks` opens JupyterLab, `deno task notebooks run` executes all of them headlessly and
  * refreshes their outputs, both after making a Python environment in `.venv/` with what they need.
  *
  *     deno run -A tools/notebooks.ts open | run | check [--small] [--only NAME]
@@ -127,7 +127,7 @@ async function open(): Promise<boolean> {
 }
 
 const COMMAND: Command = {
-  name: "notebooks:run",
+  name: "notebooks run",
   summary:
     "Executes the notebooks by the real kernel and replaces their outputs. (deno task notebooks opens them instead.)",
   flags: {

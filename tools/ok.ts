@@ -9,7 +9,7 @@ import { type Command, runCommand, UsageError } from "../experiments/cli.ts";
 
 const FOLDERS = ["mod.ts", "kernels", "indexer", "experiments", "bench", "tools", "tests"];
 /** A backend that no Linux or macOS machine has: WebGPU then finds no adapter. */
-const NO_GPU = { DENO_WEBGPU_BACKEND: "dx12", GPU_OPTIONAL: "1" };
+const NO_GPU = { DENO_WEBGPU_BACKEND: "dx12", GPU_OPTIONAL: "1", PROPERTY_CASES: "24" };
 const CHECKS: Readonly<Record<string, readonly string[]>> = {
   fmt: ["fmt", "--check"],
   lint: ["lint"],
@@ -17,14 +17,15 @@ const CHECKS: Readonly<Record<string, readonly string[]>> = {
   generated: ["run", "-A", "tools/generate_wgsl.ts", "--check"],
   "README table": ["run", "-A", "tools/generate_readme.ts", "--check"],
   "doc lint": ["doc", "--lint", "mod.ts"],
-  test: ["test", "-A", "--quiet", "tests/"],
-  "test, no GPU": ["test", "-A", "--quiet", "tests/"],
+  test: ["test", "-A", "--quiet", "--ignore=tests/browser/", "tests/"],
+  "500 random cases": ["test", "-A", "--quiet", "tests/indexer/pipelines_test.ts", "--filter", "random cases"],
+  "test, no GPU": ["test", "-A", "--quiet", "--ignore=tests/browser/", "tests/"],
   "fmt of charts": ["fmt", "--check", "--config", "notebooks/deno.json", "experiments/charts/", "notebooks/"],
   "lint of charts": ["lint", "--quiet", "--config", "notebooks/deno.json", "experiments/charts/", "notebooks/"],
   charts: ["test", "-A", "--quiet", "--config", "notebooks/deno.json", "experiments/charts/"],
   "notebook cells": ["run", "-A", "tools/notebooks.ts", "check"],
   notebooks: ["run", "-A", "tools/notebooks.ts", "run", "--small"],
-  browser: ["task", "--quiet", "test:browser"],
+  browser: ["run", "-A", "tools/run.ts", "test", "browser"],
   jupyterlab: ["test", "-A", "--quiet", "--config", "notebooks/deno.json", "notebooks/"],
   "doc examples": ["test", "-A", "--quiet", "--doc", "mod.ts", "indexer/", "kernels/"],
   verify: ["run", "-A", "experiments/verify.ts"],
@@ -52,6 +53,7 @@ await runCommand(COMMAND, async (args) => {
       args: [...command],
       env: {
         NODE_OPTIONS: "--no-warnings",
+        ...(name === "500 random cases" ? { PROPERTY_CASES: "500" } : {}),
         ...(name === "test, no GPU" ? NO_GPU : {}),
         ...(name === "jupyterlab" ? { BROWSER_REQUIRED: "1" } : {}), // the check before it installs Chromium
       },

@@ -1,13 +1,15 @@
 /**
- * Makes sure that WebGPU finds an adapter: `deno task setup`. Idempotent; writes to stderr only. With `--browser` also
- * that Chromium is there.
+ * Makes sure that WebGPU finds an adapter: `deno task setup`, or a task that needs one. Writes to stderr only. With
+ * `--browser` also that Chromium is there.
  *
- * On Debian and Ubuntu, as root, it installs Mesa's software Vulkan and Debian's Chromium; elsewhere it prints what to
- * install. It always exits 0: what needs a GPU or a browser says so itself.
+ * On Debian and Ubuntu, as root, it says what it installs and installs it: Mesa's software Vulkan, Debian's Chromium.
+ * Elsewhere, and where PQ_INDEXER_NO_INSTALL is set or `--no-install` is given, it prints what to install. It always exits 0:
+ * what needs a GPU or a browser says so itself.
  *
  * @module
  */
 
+import "../experiments/environment.ts";
 import { gpuInstallHint } from "../kernels/gpu/host.ts";
 import { findChromium } from "./chromium.ts";
 
@@ -17,12 +19,19 @@ export interface Machine {
   readonly isRoot: boolean;
   /** Debian, Ubuntu and what derives from them: apt-get is there. */
   readonly hasApt: boolean;
+  /** Whether the user forbids to install. */
+  readonly mayInstall: boolean;
 }
+
+/** The flag that forbids to install; the variable does, too. */
+export const NO_INSTALL_FLAG = "--no-install";
+const NO_INSTALL = "PQ_INDEXER_NO_INSTALL";
+const HOW_TO_FORBID = `${NO_INSTALL}=1 or ${NO_INSTALL_FLAG} forbids it`;
 
 /** What setup does on a machine: nothing, install, or say what a person must do. */
 export function decide(machine: Machine): "ready" | "install" | "tell" {
   if (machine.hasAdapter) return "ready";
-  return machine.isRoot && machine.hasApt ? "install" : "tell";
+  return machine.mayInstall && machine.isRoot && machine.hasApt ? "install" : "tell";
 }
 
 /** The program's exit code; its output goes to stderr. -1 if it cannot be started. */
@@ -55,12 +64,22 @@ async function install(name: string): Promise<void> {
   await run("apt-get", args);
 }
 
-async function setupAdapter(machine: Omit<Machine, "hasAdapter">): Promise<void> {
-  const action = decide({ ...machine, hasAdapter: await hasAdapter() });
-  if (action === "ready") return;
+async function thisMachine(args: readonly string[]): Promise<Omit<Machine, "hasAdapter">> {
+  const isLinux = Deno.build.os === "linux";
+  return {
+    isRoot: isLinux && Deno.uid() === 0,
+    hasApt: isLinux && await run("apt-get", ["--version"], true) === 0,
+    mayInstall: !["", "0", undefined].includes(Deno.env.get(NO_INSTALL)) ? false : !args.includes(NO_INSTALL_FLAG),
+  };
+}
+
+/** Finds an adapter, installs a software one where it may, or says what to do. */
+export async function setupAdapter(args: readonly string[] = Deno.args): Promise<void> {
+  if (await hasAdapter()) return;
+  const action = decide({ ...await thisMachine(args), hasAdapter: false });
   if (action === "install") {
     console.error(
-      "setup: no WebGPU adapter; installing Mesa's software Vulkan (apt-get install mesa-vulkan-drivers) …",
+      `setup: no WebGPU adapter; installing Mesa's software Vulkan (apt-get install mesa-vulkan-drivers); ${HOW_TO_FORBID} …`,
     );
     await install("mesa-vulkan-drivers");
     if (await hasAdapter()) return console.error("setup: done, WebGPU runs on the CPU (llvmpipe)");
@@ -68,11 +87,12 @@ async function setupAdapter(machine: Omit<Machine, "hasAdapter">): Promise<void>
   console.error(`setup: ${action === "install" ? "still " : ""}no WebGPU adapter; ${gpuInstallHint()}`);
 }
 
-async function setupBrowser({ isRoot, hasApt }: Omit<Machine, "hasAdapter">): Promise<void> {
+/** Finds Chromium, installs it where it may, or says what to do. */
+export async function setupBrowser(args: readonly string[] = Deno.args): Promise<void> {
   const isThere = () => findChromium().then((path) => path !== undefined);
   if (await isThere()) return;
-  if (isRoot && hasApt) {
-    console.error("setup: no Chromium; installing it (apt-get install chromium) …");
+  if (decide({ ...await thisMachine(args), hasAdapter: false }) === "install") {
+    console.error(`setup: no Chromium; installing it (apt-get install chromium); ${HOW_TO_FORBID} …`);
     await install("chromium");
     if (await isThere()) return console.error("setup: done, Chromium is there");
   }
@@ -80,10 +100,14 @@ async function setupBrowser({ isRoot, hasApt }: Omit<Machine, "hasAdapter">): Pr
 }
 
 if (import.meta.main) {
-  const machine = {
-    isRoot: Deno.build.os === "linux" && Deno.uid() === 0,
-    hasApt: Deno.build.os === "linux" && await run("apt-get", ["--version"], true) === 0,
-  };
-  await setupAdapter(machine);
-  if (Deno.args.includes("--browser")) await setupBrowser(machine);
+  const unknown = Deno.args.find((arg) => !["--browser", NO_INSTALL_FLAG].includes(arg));
+  if (unknown !== undefined) {
+    const isHelp = ["--help", "-h"].includes(unknown);
+    console.error(
+      `${isHelp ? "" : `error: Cannot understand ${unknown}\n`}Usage: deno task setup [--browser] [${NO_INSTALL_FLAG}]`,
+    );
+    Deno.exit(isHelp ? 0 : 2);
+  }
+  await setupAdapter();
+  if (Deno.args.includes("--browser")) await setupBrowser();
 }

@@ -1,5 +1,5 @@
 /**
- * The step as others would write it, beside ours, on one device in one run: `deno task bench:peers`. On a host without
+ * The step as others would write it, beside ours, on one device in one run: `deno task bench peers`. On a host without
  * the tasks: `deno run -A bench/peers/peers.ts`. Every implementation gets the same inputs as files, leaves what it
  * selected as files, and is checked against the f64 oracle here. What cannot run is named with its reason.
  *
@@ -72,7 +72,7 @@ export interface PeerReport {
 }
 
 const COMMAND: Command = {
-  name: "bench:peers",
+  name: "bench peers",
   summary: "Measures the step in PyTorch, Triton, jax-js and ONNX Runtime beside ours, each checked, with ratios.",
   flags: {
     tokens: { value: "N,…", help: "numbers of tokens", default: "32000" },

@@ -35,7 +35,7 @@ Deno.test("scaling: a line per GPU pipeline over each factor that the newest res
   }
 });
 
-Deno.test("iterations.svg is what the results draw: deno task picture", async () => {
+Deno.test("iterations.svg is what the results draw: deno task draw picture", async () => {
   assertEquals(await Deno.readTextFile(new URL("iterations.svg", import.meta.url)), await picture());
 });
 

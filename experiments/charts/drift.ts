@@ -1,5 +1,5 @@
 /**
- * Does a codebook of the first keys serve a text that goes on? `deno task drift`: trained on the first T keys, all others
+ * Does a codebook of the first keys serve a text that goes on? `deno task quality drift`: trained on the first T keys, all others
  * appended, against one that is trained on all of them.
  *
  * @module
@@ -20,7 +20,7 @@ export interface DriftRow {
 }
 
 const COMMAND: Command = {
-  name: "drift",
+  name: "quality drift",
   summary: "Measures how selections suffer from a codebook that was trained on the first keys only.",
   flags: {
     ...QUALITY_FLAGS,

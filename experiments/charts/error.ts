@@ -1,5 +1,5 @@
 /**
- * How far is the output of sparse attention from that of dense attention, in f64, over M × bits × K: `deno task error`.
+ * How far is the output of sparse attention from that of dense attention, in f64, over M × bits × K: `deno task quality error`.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import { GRID_FLAGS, lineOf, percent, runGrid, writeRows } from "../quality_runs
 import { curves, writeSvg } from "./charts.ts";
 
 const COMMAND: Command = {
-  name: "error",
+  name: "quality error",
   summary: "Measures the error of attention over selections against dense attention on a capture.",
   flags: {
     ...GRID_FLAGS,

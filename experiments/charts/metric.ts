@@ -1,5 +1,5 @@
 /**
- * Which distance should code the keys, Euclidean or the one that is made for inner products? `deno task metric`.
+ * Which distance should code the keys, Euclidean or the one that is made for inner products? `deno task quality metric`.
  *
  * @module
  */
@@ -19,7 +19,7 @@ export interface MetricRow {
 }
 
 const COMMAND: Command = {
-  name: "metric",
+  name: "quality metric",
   summary: 'Compares codes by metric "euclidean" with codes by metric "ip" on a capture.',
   flags: {
     ...QUALITY_FLAGS,

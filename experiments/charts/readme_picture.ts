@@ -1,6 +1,6 @@
 /**
  * Draws the README's picture from committed results: every iteration at the seed configuration, beside PyTorch and Triton
- * on the same GPU. `deno task picture`.
+ * on the same GPU. `deno task draw picture`.
  *
  * @module
  */
@@ -20,7 +20,7 @@ export async function picture(): Promise<string> {
     report.rows.some(({ peer }) => peer.includes("triton"))
   );
   if (!peers) {
-    throw new UsageError("Cannot draw peers as bench/results/peers/ holds no run with Triton: deno task bench:peers");
+    throw new UsageError("Cannot draw peers as bench/results/peers/ holds no run with Triton: deno task bench peers");
   }
   const theirs = peers.report.rows.filter(({ peer, gpuUs, tokens }) =>
     /torch|triton/.test(peer) && gpuUs !== null && tokens === SEED_WORKLOAD.tokens
@@ -52,7 +52,7 @@ export async function picture(): Promise<string> {
 }
 
 const COMMAND: Command = {
-  name: "picture",
+  name: "draw picture",
   summary: "Draws the README's picture from committed results.",
   flags: { check: { value: "", help: "write nothing, and exit 1 if the picture is stale" } },
 };
@@ -65,7 +65,7 @@ if (import.meta.main) {
       return 0;
     }
     if (args.has("check")) {
-      console.error("experiments/charts/iterations.svg is stale: run `deno task picture`");
+      console.error("experiments/charts/iterations.svg is stale: run `deno task draw picture`");
       return 1;
     }
     await Deno.writeTextFile(PICTURE, fresh);

@@ -1,5 +1,5 @@
 /**
- * How much attention a selection keeps, over M × bits × K × R × pooling: `deno task recall`.
+ * How much attention a selection keeps, over M × bits × K × R × pooling: `deno task quality recall`.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import { GRID_FLAGS, lineOf, percent, runGrid, writeRows } from "../quality_runs
 import { curves, writeSvg } from "./charts.ts";
 
 const COMMAND: Command = {
-  name: "recall",
+  name: "quality recall",
   summary: "Measures recall and attention kept by selections on a capture, over M, bits, K and re-ranking.",
   flags: {
     ...GRID_FLAGS,

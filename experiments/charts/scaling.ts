@@ -1,5 +1,5 @@
 /**
- * Draws time over tokens, heads and K from the bench's result files: `deno task scaling`. One picture for each file, as
+ * Draws time over tokens, heads and K from the bench's result files: `deno task draw scaling`. One picture for each file, as
  * a picture never mixes adapters.
  *
  * @module
@@ -11,7 +11,7 @@ import { bold, type Command, runCommand, UsageError, wrap } from "../cli.ts";
 import { type LinePanel, linePanels, renderSvg } from "./charts.ts";
 
 const COMMAND: Command = {
-  name: "scaling",
+  name: "draw scaling",
   summary: "Draws time over tokens, heads and K from result files of the bench, as SVG and as a table.",
   flags: {
     out: { value: "FILE", help: "the SVG (default: the result file's name with .scaling.svg, in the current folder)" },

@@ -1,7 +1,7 @@
 """Writes a capture: queries, keys and values of one attention layer of a Hugging Face decoder, after RoPE.
 
     python experiments/inputs/capture_hf.py --model meta-llama/Llama-3.2-1B --text book.txt --layer 8 --out capture.safetensors
-    deno task recall --capture capture.safetensors
+    deno task quality recall --capture capture.safetensors
 
 Needs `pip install torch transformers safetensors`. Works with decoders whose attention goes through transformers' attention
 interface (transformers 4.48 and later: LLaMA, Qwen2, Qwen3, Mistral, Gemma and most others). `--tiny llama|qwen2|mistral`

@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { checkCodes, checkKept, checkSelection } from "../../indexer/checks.ts";
+import { type Check, checkCodes, checkKept, checkSelection, judgeExchanges } from "../../indexer/checks.ts";
 import { capacityFor, initOffsetAt, resolveConfig, resolveRows, type Size } from "../../indexer/config.ts";
 import { Random } from "../../indexer/kmeans.ts";
 import { E01 } from "../../indexer/pipelines/e01_baseline.ts";
@@ -23,7 +23,7 @@ async function runAndCheck(
   tokens: number,
   rows: number,
   known?: string,
-): Promise<{ firstError: string; exchanges: number; bytes: string }> {
+): Promise<{ firstError: string; lists: Check | undefined; bytes: string }> {
   const D = options.headWidth;
   using index = await PqIndexer.create(options);
   const nKv = options.batch * options.kvHeads;
@@ -42,7 +42,7 @@ async function runAndCheck(
     (_, list) => data.weights?.subarray(list * data.weightStride, list * data.weightStride + index.tokens).join(),
   );
   const bytes = `${codes.join()};${listed.join(";")};${weighed.join(";")}`;
-  if (bytes === known) return { firstError: "", exchanges: 0, bytes };
+  if (bytes === known) return { firstError: "", lists: undefined, bytes };
   const checks = [checkSelection({
     config: index.config,
     initOffset: index.initOffset ?? initOffsetAt(index.config, index.tokens),
@@ -62,7 +62,7 @@ async function runAndCheck(
     if (before.length > 0) checks.push(checkKept(index.config.shape, before, codes));
   }
   const firstError = checks.find((check) => check.errors > 0)?.firstError ?? "";
-  return { firstError, exchanges: checks[0].exchanges, bytes };
+  return { firstError, lists: checks[0], bytes };
 }
 
 /** What a plan may depend on, with these limits. */
@@ -73,7 +73,7 @@ const facts = (limits: GPUSupportedLimits): DeviceFacts => ({
 });
 
 /** Cases of the property test; more with PROPERTY_CASES=N, all drawn from their numbers. */
-const CASES = Number(Deno.env.get("PROPERTY_CASES") ?? 500);
+const CASES = Number(Deno.env.get("PROPERTY_CASES") ?? 80);
 
 /** Layers that the cases share: compiling for each case would take longer than running it. */
 const LAYERS = [
@@ -92,6 +92,7 @@ Deno.test({
   sanitizeOps: false,
   sanitizeResources: false,
   fn: async () => {
+    const lists = new Map<string, Check[]>(), seen = { ip: 0, rows: 0, ratio: 0, weights: 0, long: 0, untrained: 0 };
     for (let seed = 0; seed < CASES; seed++) {
       const random = new Random(seed);
       const pick = <T>(values: readonly T[]): T => values[random.below(values.length)];
@@ -119,6 +120,12 @@ Deno.test({
       };
       const tokens = 20 + random.below(pick([60, 700, 700, hasCodebook && seed % 5 === 0 ? 9000 : 300]));
       const rows = pick([1, 1, 2, 5]);
+      seen.ip += Number(layer.metric === "ip");
+      seen.rows += Number(rows > 1);
+      seen.ratio += Number(typeof options.heavySize !== "number");
+      seen.weights += Number(options.weights);
+      seen.long += Number(tokens > 1000);
+      seen.untrained += Number(!hasCodebook);
       let gpuBytes: string | undefined;
       for (const pipeline of PIPELINES.filter((pipeline) => hasGpu || pipeline.runsOn === "cpu")) {
         // The same bytes as those of a pipeline that is right are right.
@@ -127,8 +134,13 @@ Deno.test({
         const result = await runAndCheck(all, make, tokens, rows, known);
         const what = `seed ${seed}, ${pipeline.id}, ${tokens} tokens, ${rows} rows, ${JSON.stringify(options)}`;
         assertEquals(result.firstError, "", what);
+        if (result.lists) lists.set(pipeline.id, [...lists.get(pipeline.id) ?? [], result.lists]);
         if (agreesToTheByte(pipeline)) assertEquals((gpuBytes ??= result.bytes) === result.bytes, true, what);
       }
+    }
+    for (const [id, checks] of lists) assertEquals(judgeExchanges(checks).firstError, "", id);
+    if (CASES >= 80) {
+      for (const [what, cases] of Object.entries(seen)) assert(cases >= 2, `${cases} cases of ${what}`);
     }
   },
 });

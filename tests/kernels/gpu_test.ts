@@ -270,8 +270,10 @@ Deno.test("without a GPU the error says what to install, on every platform", asy
 });
 
 Deno.test("setup installs only where it may", () => {
-  assertEquals(decide({ hasAdapter: true, isRoot: true, hasApt: true }), "ready");
-  assertEquals(decide({ hasAdapter: false, isRoot: true, hasApt: true }), "install");
-  assertEquals(decide({ hasAdapter: false, isRoot: false, hasApt: true }), "tell");
-  assertEquals(decide({ hasAdapter: false, isRoot: true, hasApt: false }), "tell");
+  const root = { hasAdapter: false, isRoot: true, hasApt: true, mayInstall: true };
+  assertEquals(decide({ ...root, hasAdapter: true }), "ready");
+  assertEquals(decide(root), "install");
+  assertEquals(decide({ ...root, isRoot: false }), "tell");
+  assertEquals(decide({ ...root, hasApt: false }), "tell");
+  assertEquals(decide({ ...root, mayInstall: false }), "tell");
 });
