@@ -89,15 +89,19 @@ export const number = (value: number | undefined | null, digits = 1): string =>
     maximumFractionDigits: value < 100 ? digits : 0,
   });
 
-/** What the GPU did in a step beside its kernels: passes, barriers between dispatches, launches. */
-function outside(row: BenchRow, emptyPassUs: number): number | undefined {
+/**
+ * The share of a step that the GPU spent beside its kernels: pass, barriers between dispatches, launches. Undefined where
+ * the kernels in passes of their own take longer than the whole step, as then their difference says nothing.
+ */
+export function outside(row: BenchRow, emptyPassUs: number): number | undefined {
   if (!row.gpuUs || row.operations.length === 0) return undefined;
   // An operation's own pass holds the overhead of a pass, once; so what is left of it is the kernel.
   const kernels = row.operations.filter(({ us }) => us > 0).reduce(
     (sum, { us }) => sum + Math.max(0, us - emptyPassUs),
     0,
   );
-  return Math.max(0, 1 - kernels / row.gpuUs.median);
+  const share = 1 - kernels / row.gpuUs.median;
+  return share < 0 ? undefined : share;
 }
 
 /**
@@ -220,7 +224,8 @@ if (import.meta.main) {
         "every code: MB of a step that reads every candidate's code once, as all do that score every key; own MB:\n" +
           "every access of this pipeline's kernels, once each (e08 reads no code of a cached key, older ones read some\n" +
           "bytes again); floor: the smaller of the two at copy speed; of copy: floor over GPU time, so at most 100 %;\n" +
-          "outside: share of the pass that is in no kernel\n",
+          "outside: share of the pass that is in no kernel; –: the kernels, each in a pass of its own, took longer than\n" +
+          "the step\n",
       );
     }
     return 0;

@@ -6,7 +6,7 @@ import { resolveConfig } from "../indexer/config.ts";
 import { PqIndexer } from "../indexer/pq_indexer.ts";
 import { BUNDLED_ABOUT } from "../experiments/inputs/capture.ts";
 import { gaussian } from "../experiments/inputs/synthetic.ts";
-import { committedResults, floorUs } from "../bench/report.ts";
+import { committedResults, floorUs, outside } from "../bench/report.ts";
 import { everyCodeBytes } from "../bench/cases.ts";
 import { reportJson } from "../experiments/json_rows.ts";
 import { fillPages, generateTables, readPages } from "../tools/generate_readme.ts";
@@ -299,6 +299,14 @@ Deno.test("generated tables: time, quality and bytes together; peers by each tim
   assert(tables.quality.includes("One KV head of a small model trained for this project"));
   for (const name of ["results", "peers", "attend", "crossover"]) assert(tables[name].includes("it recovers"), name);
   for (const table of Object.values(tables)) assert(!/undefined|NaN/.test(table), table);
+});
+
+Deno.test("outside: the share beside the kernels, and nothing where the kernels alone took longer", async () => {
+  const row = (await committedResults())[0].report.rows.find(({ id }) => id === "e08")!;
+  const [one] = row.operations;
+  const step = (us: number) => ({ ...row, gpuUs: { ...row.gpuUs!, median: 10 }, operations: [{ ...one, us }] });
+  assertEquals(outside(step(9), 4), 0.5);
+  assertEquals(outside(step(16), 4), undefined);
 });
 
 Deno.test("reportJson: what JSON.stringify says, with a row a line", () => {

@@ -107,11 +107,11 @@ class Qualities {
   }
 
   /** One sentence on what a configuration keeps. */
-  sentence(subvectors: number, bits: number, refine: number): string {
+  sentence(subvectors: number, bits: number, refine: number, what = "Quality of this configuration"): string {
     const cells = this.recovered(subvectors, bits, refine);
     const each = this.captures.map((capture, ix) => `${cells[ix]} on ${capture}`).join(", ");
     const ranked = refine > 1 ? `, R ${refine}` : "";
-    return `Quality of this configuration (M ${subvectors}, ${bits} bits, K 128${ranked}): it recovers ${each} ` +
+    return `${what} (M ${subvectors}, ${bits} bits, K 128${ranked}): it recovers ${each} ` +
       `(\`${this.path}\`).`;
   }
 }
@@ -282,7 +282,11 @@ async function attend(quality: Qualities): Promise<string> {
   });
   const head = ["N", "attends to", "cache", "GPU µs", "sd", "GB/s", "of copy", "PyTorch µs", "× ours", "right"];
   const versions = torch ? `${torch.version}, scaled_dot_product_attention. ` : "";
-  return block([head, ...body], `${versions}${caption(file)}`, quality.sentence(2, 6, 1));
+  return block(
+    [head, ...body],
+    `${versions}${caption(file)}`,
+    quality.sentence(2, 6, 1, "Quality of an index's lists"),
+  );
 }
 
 /** What re-ranking costs and brings. */

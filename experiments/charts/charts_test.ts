@@ -181,6 +181,28 @@ Deno.test("recall, error, drift and metric: rows, picture and table from a captu
       assertEquals(code, 2, stderr);
       assert(stderr.includes("error: Cannot use"), stderr);
     }
+    const second = `${folder}/second.safetensors`;
+    await writeCapture(second, 2000);
+    const small = ["--subvectors", "2", "--bits", "3", "--heavy", "8", "--refine", "1", "--iterations", "2"];
+    for (const name of ["recall", "error"]) {
+      const both = await experiment(name, [
+        "--capture",
+        `${capture},${second}`,
+        "--json",
+        json,
+        "--out",
+        out,
+        ...small,
+      ]);
+      assertEquals(both.code, 0, both.stderr);
+      const { rows, provenance } = JSON.parse(await Deno.readTextFile(json));
+      const names = (of: readonly { capture: string }[]) => of.map(({ capture }) => capture);
+      assertEquals([names(rows), names(provenance.captures)], [["capture", "second"], ["capture", "second"]]);
+      assert(/^second: 3 steps/m.test(both.stdout) && /^capture: 3 steps/m.test(both.stdout), both.stdout);
+      assert((await Deno.readTextFile(out)).includes("second: M 2"));
+    }
+    const twice = await experiment("recall", ["--capture", `${capture},${capture}`, ...small]);
+    assertEquals([twice.code, twice.stderr.includes("Cannot use two captures of one name")], [2, true]);
     const { code, stderr } = await experiment("recall", ["--capture", capture, "--subvectors", "3"]);
     assertEquals(code, 2, stderr);
     assertEquals((await experiment("drift", ["--capture", json])).code, 1);
