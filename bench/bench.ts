@@ -282,6 +282,8 @@ if (import.meta.main) {
     await prepareOutput(args.text("json"));
     const gpu = await Gpu.shared().catch((error) => {
       if (!(error instanceof GpuUnavailableError)) throw error;
+      const lost = PIPELINES.filter(({ id, runsOn }) => runsOn === "gpu" && ids?.includes(id)).map(({ id }) => id);
+      if (lost.length > 0) throw new GpuUnavailableError(`Cannot measure ${lost.join(", ")}. ${error.message}`);
       console.log("No GPU: measuring the pipelines on the CPU.");
       return undefined;
     });

@@ -192,6 +192,14 @@ if (import.meta.main) {
   });
 }
 
+/** Why e08 does not do here what its description says, if so. */
+function fallbackNote({ pipeline, dispatches, operations }: Row): string {
+  if (!pipeline.change.includes("one dispatch, whatever") || dispatches <= 1) return "";
+  return operations.some(({ name }) => name === "score_tiles")
+    ? "here by tiles, as e07: cells need M × bits ≤ 12, K ≤ 512 and sizes that are numbers"
+    : `here ${dispatches} dispatches: in software, keys are coded faster in a dispatch of their own`;
+}
+
 function printTable(rows: readonly Row[], steps: number): void {
   const number = (value: number) => value.toLocaleString("en", { maximumFractionDigits: value < 100 ? 1 : 0 });
   const line = (
@@ -229,6 +237,8 @@ function printTable(rows: readonly Row[], steps: number): void {
       ));
     });
     console.log(dim(`    ${row.pipeline.change}`));
+    const note = fallbackNote(row);
+    if (note) console.log(dim(`    ${note}`));
     for (const text of shareLines(row)) console.log(dim(`    ${text}`));
   });
   const legend = [

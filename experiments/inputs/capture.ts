@@ -40,7 +40,7 @@ export const BUNDLED_CAPTURE: URL = BUNDLED_CAPTURES.attention_layer3;
 
 /** The path that `--capture` means: that of a bundled capture by its name, or a path as it is. */
 export function capturePath(named: string = DEFAULT_CAPTURE): string {
-  return named in BUNDLED_CAPTURES ? fileURLToPath(BUNDLED_CAPTURES[named as BundledName]) : named;
+  return Object.hasOwn(BUNDLED_CAPTURES, named) ? fileURLToPath(BUNDLED_CAPTURES[named as BundledName]) : named;
 }
 
 /** The name of a capture by its path: the file's name without its ending. */

@@ -44,11 +44,14 @@ export class Safetensors {
   /**
    * Opens a file and checks its header against the file's size.
    *
-   * @throws {SafetensorsError} if the file is truncated or its header is wrong
-   * @throws {Deno.errors.NotFound}
+   * @throws {SafetensorsError} if the file cannot be opened, is truncated or its header is wrong
    */
   static async open(path: string): Promise<Safetensors> {
-    const file = await Deno.open(path);
+    const file = await Deno.open(path).catch((error: Error) => {
+      throw new SafetensorsError(
+        `Cannot read ${path} as it cannot be opened, give the path of a safetensors file: ${error.message}`,
+      );
+    });
     try {
       const { size, isFile } = await file.stat();
       if (!isFile) throw new SafetensorsError(`Cannot read ${path} as it is not a file`);

@@ -153,11 +153,23 @@ function tunedKernels(context: PlanContext, sizes: Partial<Tuning>): readonly Ke
   if (tuning.subgroupSize !== 0 && tuning.subgroupSize !== subgroupSize) {
     refuse(ACTION, `subgroups of this device have ${subgroupSize} invocations`, JSON.stringify(tuning));
   }
-  if (!fits(context, tuning)) {
+  if (tuning.listInvocations < LEAST_INVOCATIONS) {
     refuse(
       ACTION,
-      `they must fit the device, and listInvocations be ${LEAST_INVOCATIONS} at least`,
-      JSON.stringify(tuning),
+      `listInvocations must be at least ${LEAST_INVOCATIONS}`,
+      `listInvocations is ${tuning.listInvocations}`,
+    );
+  }
+  if (!fits(context, tuning)) {
+    const { limits } = context.device;
+    const bytes = Math.max(
+      ...cellKernels(context, tuning).map((kernel) => kernel.plan(context.config.shape).workgroupBytes),
+    );
+    refuse(
+      ACTION,
+      `a workgroup must fit the device, which has ${limits.maxComputeInvocationsPerWorkgroup} invocations and ` +
+        `${limits.maxComputeWorkgroupStorageSize} bytes of workgroup memory`,
+      `listInvocations is ${tuning.listInvocations}, and they need ${bytes} bytes`,
     );
   }
   // Beyond the postings, sizes of tiles matter; those that cannot be had there are no reason to refuse the cells.

@@ -12,7 +12,7 @@ import {
   GpuUnavailableError,
   GpuValidationError,
 } from "./errors.ts";
-import { gpuInstallHint, hostGpu, isDeno } from "./host.ts";
+import { gpuInstallHint, hostGpu, hostRequestAdapter, isDeno } from "./host.ts";
 import { type GpuRange, OwnedBuffer } from "./buffers.ts";
 import { Readback } from "./readback.ts";
 
@@ -127,7 +127,7 @@ export class Gpu implements DeviceFacts {
     const api = hostGpu();
     if (!api) throw new GpuUnavailableError(`Cannot find WebGPU in this runtime: ${gpuInstallHint("other")}`);
     const request = { powerPreference: options.powerPreference ?? "high-performance" } as const;
-    const adapter = await api.requestAdapter(request);
+    const adapter = await hostRequestAdapter(api, request);
     if (!adapter) throw new GpuUnavailableError(`Cannot find a WebGPU adapter: ${gpuInstallHint()}`);
     const requiredLimits = copyLimits(adapter.limits) as unknown as Record<string, number>;
     const device = await requestRichest(api, request, adapter, requiredLimits);
@@ -322,13 +322,13 @@ async function requestRichest(
   // An adapter gives one device, so every further attempt takes a fresh one.
   const granted: string[] = [];
   for (const name of candidates) {
-    const trial = await attempt(await api.requestAdapter(request), [...granted, name]);
+    const trial = await attempt(await hostRequestAdapter(api, request), [...granted, name]);
     if (trial instanceof GPUDevice) {
       granted.push(name);
       trial.destroy();
     }
   }
-  answer = await attempt(await api.requestAdapter(request), granted);
+  answer = await attempt(await hostRequestAdapter(api, request), granted);
   if (answer instanceof GPUDevice) return answer;
   throw new GpuUnavailableError(
     `Cannot create a WebGPU device on the adapter ${describe(first.info).description || "found"}: ${

@@ -9,7 +9,12 @@ interface HostGlobals {
   Deno?: {
     build?: { os?: string };
     readTextFile?: (path: string | URL) => Promise<string>;
-    permissions?: { query: (what: { name: "run"; command: string }) => Promise<{ state: string }> };
+    permissions?: {
+      query: (
+        what: { name: "run"; command: string } | { name: "env"; variable: string },
+      ) => Promise<{ state: string }>;
+    };
+    env?: { get(name: string): string | undefined; set(name: string, value: string): void; delete(name: string): void };
     Command?: new (program: string, options: { args: string[]; stderr: "null" }) => {
       output(): Promise<{ success: boolean; stdout: Uint8Array }>;
     };
@@ -23,6 +28,23 @@ const globals = globalThis as unknown as HostGlobals;
 /** The runtime's WebGPU entry point, or undefined where there is none. */
 export function hostGpu(): GPU | undefined {
   return globals.navigator?.gpu;
+}
+
+/**
+ * Asks for an adapter. On Linux Mesa prints two error lines if XDG_RUNTIME_DIR is not set, so Deno's process has one for as long
+ * as the call takes, where it may be set without asking.
+ */
+export async function hostRequestAdapter(api: GPU, request: GPURequestAdapterOptions): Promise<GPUAdapter | null> {
+  const { env, permissions, build } = globals.Deno ?? {}, variable = "XDG_RUNTIME_DIR";
+  const mayAsk = env && build?.os === "linux" &&
+    (await permissions?.query({ name: "env", variable }))?.state === "granted";
+  if (!mayAsk || env.get(variable) !== undefined) return await api.requestAdapter(request);
+  env.set(variable, "/tmp");
+  try {
+    return await api.requestAdapter(request);
+  } finally {
+    env.delete(variable);
+  }
 }
 
 /** True in Deno, whose Naga compiler refuses `enable subgroups;` lines and whose queue can block. */
