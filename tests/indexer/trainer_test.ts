@@ -1,9 +1,9 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { PqIndexer } from "../../indexer/pq_indexer.ts";
-import { lloyd, trainCentroids } from "../../indexer/kmeans.ts";
+import { lloyd, Random, trainCentroids } from "../../indexer/kmeans.ts";
 import { trainOnGpu } from "../../indexer/trainer.ts";
 import { Gpu } from "../../kernels/gpu/device.ts";
-import { centroidWidth, type LayerShape } from "../../kernels/shape.ts";
+import { centroidWidth, type LayerShape, type StepShape } from "../../kernels/shape.ts";
 import { trainShape, TrainView } from "../../kernels/train/train.ts";
 import { trainingKernels } from "../../kernels/train/training.ts";
 import { clustered } from "../../experiments/inputs/synthetic.ts";
@@ -38,6 +38,39 @@ function cut(keys: Float32Array, from: number, to: number): Float32Array {
   return joined;
 }
 
+/** The view of a training's buffers after its start, in plain TypeScript. */
+function startOf(
+  shape: LayerShape,
+  step: StepShape,
+  keys: Float32Array | Uint32Array,
+  seed: number,
+  elements: "f32" | "f16",
+) {
+  const options = { elements, tolerance: 0, startInvocations: 64 };
+  const kernels = trainingKernels(options).start;
+  const groups = shape.kvHeads * shape.subvectors;
+  const buffers: Record<string, Float32Array | Uint32Array> = {
+    keys,
+    state: Uint32Array.from({ length: 4 * groups }, (_, i) => i % 4 === 3 ? seed + (i >> 2) : 0),
+  };
+  for (const use of kernels.flatMap(({ buffers }) => buffers)) {
+    buffers[use.name] ??= new (use.type === "f32" ? Float32Array : Uint32Array)(use.elements(shape, step));
+  }
+  for (const kernel of kernels) {
+    if (kernel.work(shape, step).workgroups > 0) kernel.twin(shape, step, buffers);
+    if (kernel.name === "largest_norms") buffers.phi = new Float32Array(buffers.phi.buffer);
+  }
+  return new TrainView(shape, step, buffers, options);
+}
+
+/** Distortion of f64 iterations from the start that the GPU has. */
+function exactDistortion(view: TrainView, shape: LayerShape, step: StepShape, group: number, iterations: number) {
+  const width = centroidWidth(shape), points = new Float32Array(step.nNew * width);
+  for (let slot = 0; slot < step.nNew; slot++) points.set(view.relative(group, slot)!, slot * width);
+  const start = Array.from({ length: shape.centroids }, (_, c) => view.modelValues(group, c)).flat();
+  return { points, exact: lloyd(points, width, Float64Array.from(start), iterations) };
+}
+
 const TRAINED: Record<string, LayerShape> = {
   "euclidean": SHAPE,
   "ip": { ...SHAPE, augmented: true },
@@ -57,24 +90,9 @@ for (const [name, shape] of Object.entries(TRAINED)) {
       assertEquals(found.sampled, 960);
 
       const step = trainShape(n, initOffset, n - initOffset, found.sampled);
-      const kernels = trainingKernels({ elements: "f32", tolerance: 0, startInvocations: 64 }).start;
-      const buffers: Record<string, Float32Array | Uint32Array> = {
-        keys,
-        state: Uint32Array.from({ length: 16 }, (_, i) => i % 4 === 3 ? 9 + (i >> 2) : 0),
-      };
-      for (const use of kernels.flatMap(({ buffers }) => buffers)) {
-        buffers[use.name] ??= new (use.type === "f32" ? Float32Array : Uint32Array)(use.elements(shape, step));
-      }
-      for (const kernel of kernels) {
-        if (kernel.work(shape, step).workgroups > 0) kernel.twin(shape, step, buffers);
-        if (kernel.name === "largest_norms") buffers.phi = new Float32Array(buffers.phi.buffer);
-      }
-      const view = new TrainView(shape, step, buffers), width = centroidWidth(shape);
+      const view = startOf(shape, step, keys, 9, "f32");
       for (let group = 0; group < 4; group++) {
-        const points = new Float32Array(step.nNew * width);
-        for (let slot = 0; slot < step.nNew; slot++) points.set(view.relative(group, slot)!, slot * width);
-        const start = Array.from({ length: shape.centroids }, (_, c) => view.modelValues(group, c)).flat();
-        const exact = lloyd(points, width, Float64Array.from(start), 8);
+        const { exact } = exactDistortion(view, shape, step, group, 8);
         const ratio = found.distortions[group] / exact;
         assert(ratio > 0.99 && ratio < 1.01, `group ${group}: ${found.distortions[group]} for ${exact}`);
       }
@@ -267,3 +285,59 @@ gpuTest("PqIndexer on the GPU: training on nothing, on no more keys, on a sample
     "in the sample",
   );
 });
+
+/** Keys of a shape of one KV head, f32 `[n, D]`, that lose their small structure where |x|² − 2xc + |c|² cancels. */
+const CANCELLING: Readonly<
+  Record<string, { width: number; bits: number; keyAt: (i: number, random: Random) => number[] }>
+> = {
+  "(±8000, ±1)": { width: 2, bits: 2, keyAt: (i) => [i & 1 ? 8000 : -8000, i & 2 ? 1 : -1] },
+  "wide blobs": {
+    width: 8,
+    bits: 4,
+    keyAt: (i, random) =>
+      Array.from({ length: 8 }, (_, j) => (i >> j % 2 & 1 ? 3000 : -3000) + 2 * random.uniform() - 1),
+  },
+  "f16 keys at ±4000": {
+    width: 8,
+    bits: 4,
+    // f16 has steps of 2 and 4 there.
+    keyAt: (i, random) => Array.from({ length: 8 }, () => (i & 1 ? 4000 : -4000) + 4 * random.below(8)),
+  },
+  "one outlier at 1e6": {
+    width: 8,
+    bits: 4,
+    keyAt: (i, random) => Array.from({ length: 8 }, () => i === 777 ? 1e6 : 2 * random.uniform() - 1),
+  },
+};
+
+for (const [name, { width, bits, keyAt }] of Object.entries(CANCELLING)) {
+  gpuTest(`training on the GPU keeps small structure between far blobs: ${name}`, async (gpu) => {
+    const n = 2000, random = new Random(11), isHalf = name.startsWith("f16");
+    const keys = Float32Array.from(Array.from({ length: n }, (_, i) => keyAt(i, random)).flat());
+    const shape: LayerShape = { ...SHAPE, heads: 1, kvHeads: 1, headWidth: width, subvectors: 1, centroids: 2 ** bits };
+    const held = isHalf ? new Uint32Array(Float16Array.from(keys).buffer) : keys;
+    using buffer = await gpu.upload("keys", held);
+    for (const seed of [1, 2, 3, 4]) {
+      const options = { seed, initOffset: 0, iterations: 20, maxKeysPerCentroid: n };
+      const elements = isHalf ? "f16" : "f32";
+      const found = await trainOnGpu(gpu, shape, { keys: buffer.buffer, tokens: n, elements }, options);
+      const step = trainShape(n, 0, n, found.sampled);
+      const { exact } = exactDistortion(startOf(shape, step, held, seed, elements), shape, step, 0, 20);
+      let total = 0;
+      for (let i = 0; i < n; i++) {
+        let nearest = Infinity;
+        for (let c = 0; c < shape.centroids; c++) {
+          let sum = 0;
+          for (let j = 0; j < width; j++) sum += (keys[i * width + j] - found.centroids[c * width + j]) ** 2;
+          nearest = Math.min(nearest, sum);
+        }
+        total += nearest;
+      }
+      // 1e-4 of a structure of size 1: f32 sums of values at 8,000.
+      assert(
+        total / n <= 1.01 * exact / n + 1e-4,
+        `seed ${seed}: ${total / n} per key on the GPU, ${exact / n} in f64`,
+      );
+    }
+  });
+}
