@@ -4,15 +4,15 @@
 // model, state: see `train.wgsl`
 // owners:     u32[groups, tiles, TILE / 4], four codes per word, the lowest byte first; 0 for a slot without a key
 // counts:     u32[groups, C], zero before: keys per centroid; integers, so that the order does not matter
-// tile_stats: f32[groups, tiles, 4]: the sum of squared distances, the largest one, its slot, unused
+// tile_stats: f32[groups, tiles, 4]: the sum of squared distances, the largest one, its slot, 1 if some key is close
 //
 // One workgroup owns one tile of 128 slots of a group, as in a matrix product: 64 centroids at a time, 16 columns at a time,
 // each invocation 8 keys by 4 centroids in registers. Scores are x c - |c|^2 / 2, largest wins, ties to the lower centroid.
 //
 // |x|^2 - 2 (x c - |c|^2 / 2) cancels where a key lies close to a centroid and both lie far from the origin: among blobs that
-// lie far apart, say. A key whose squared distance comes out below FAR_SHARE of |x|^2 is looked at again, by differences.
-// The rounding of the sums is about 2^-24 times 4 sqrt(width) of |x|^2, so at 2^-11 a key that is not looked at again has a
-// centroid whose squared distance is within a percent of the least. Ordinary keys are hardly ever so close.
+// lie far apart, say. A key whose squared distance comes out below FAR_SHARE of |x|^2 is close, and `assign_close` looks at its
+// tile again. The rounding of the sums is about 2^-24 times 4 sqrt(width) of |x|^2, so at 2^-11 a key that is not close has
+// a centroid whose squared distance is within a percent of the least. Ordinary keys are hardly ever close.
 // Needs WG = 256.
 
 override WG: u32;
@@ -25,7 +25,6 @@ override WG: u32;
 @group(0) @binding(7) var<storage, read_write> counts: array<atomic<u32>>;
 @group(0) @binding(8) var<storage, read_write> tile_stats: array<vec4f>;
 
-const TILE = 128u;            // slots
 const BLOCK = 64u;            // centroids
 const CHUNK = 16u;            // columns
 const KEYS_STRIDE = 33u;      // vectors of 4 keys per column, and one so that no two columns meet in a bank
@@ -144,25 +143,6 @@ fn square(other: u32, lane: u32) -> f32 {
   return bitcast<vec4f>(wg_work[lane / 4u * CENTROIDS_STRIDE + other])[lane % 4u];
 }
 
-// The nearest centroid of a slot by squared differences of columns, and that distance. Ties go to the lower centroid.
-fn look_again(group: u32, slot: u32, row: u32) -> f32 {
-  let at = point_at(group, row);
-  var nearest = LARGEST;
-  for (var c = 0u; c < CENTROIDS; c++) {
-    let centroid = model_row(group, c);
-    var sum = 0.0;
-    for (var j = 0u; j < CENTROID_WIDTH; j++) {
-      let t = point_column(group, slot, row, at, j, origin_column(group, j)) - model[centroid + j];
-      sum = fma(t, t, sum);
-    }
-    if (sum < nearest) {
-      nearest = sum;
-      code = c;
-    }
-  }
-  return nearest;
-}
-
 @compute @workgroup_size(WG)
 fn assign_sample(
   @builtin(workgroup_id) workgroup_id: vec3u,
@@ -269,6 +249,7 @@ fn assign_sample(
   wg_work[(load_four + 16u) * CENTROIDS_STRIDE + load_column] = bitcast<vec4u>(squares_b);
   workgroupBarrier();
   var distance = 0.0;
+  var is_close = 0u;
   if (lane < TILE) {
     distance += square(0u, lane);
     distance += square(1u, lane);
@@ -288,33 +269,8 @@ fn assign_sample(
     distance += square(15u, lane);
     let far = FAR_SHARE * distance;
     distance = select(max(distance - 2.0 * best, 0.0), 0.0, row == NO_KEY);
-    if (row != NO_KEY && distance < far) { distance = look_again(group, tile * TILE + lane, row); }
+    is_close = u32(distance < far);
     if (row != NO_KEY) { atomicAdd(&counts[group * CENTROIDS + code], 1u); }
   }
-  workgroupBarrier();
-  if (lane < TILE) {
-    wg_codes[lane] = select(code, 0u, row == NO_KEY);
-    wg_work[lane] = vec4u(bitcast<u32>(distance), bitcast<u32>(distance), lane, 0u);
-  }
-  workgroupBarrier();
-  if (lane < TILE / 4u) {
-    let codes = vec4u(wg_codes[4u * lane], wg_codes[4u * lane + 1u], wg_codes[4u * lane + 2u], wg_codes[4u * lane + 3u]);
-    owners[(group * n_tiles + tile) * (TILE / 4u) + lane] = pack4xU8(codes);
-  }
-  for (var half = TILE / 2u; half > 0u; half /= 2u) {
-    if (lane < half) {
-      let a = wg_work[lane];
-      let b = wg_work[lane + half];
-      let sum = bitcast<f32>(a.x) + bitcast<f32>(b.x);
-      // Distances are not negative, so their bits order as they do; ties go to the lower slot.
-      let is_b = b.y > a.y || (b.y == a.y && b.z < a.z);
-      wg_work[lane] = vec4u(bitcast<u32>(sum), select(a.y, b.y, is_b), select(a.z, b.z, is_b), 0u);
-    }
-    workgroupBarrier();
-  }
-  if (lane == 0u) {
-    let total = wg_work[0];
-    tile_stats[group * n_tiles + tile] =
-      vec4f(bitcast<f32>(total.x), bitcast<f32>(total.y), f32(tile * TILE + total.z), 0.0);
-  }
+  finish_tile(lane, group * n_tiles + tile, tile, select(code, 0u, row == NO_KEY), distance, is_close);
 }

@@ -1,11 +1,11 @@
 /**
- * One iteration of k-means (Lloyd): four kernels. See `assign_sample.wgsl`, `sum_clusters.wgsl`, `move_centroids.wgsl` and
+ * One iteration of k-means (Lloyd): five kernels. See `assign_sample.wgsl`, `assign_close.wgsl`, `sum_clusters.wgsl`, `move_centroids.wgsl` and
  * `fill_empty.wgsl`.
  *
  * @module
  */
 
-import { type Kernel, perElement, reads, writes } from "../gpu/kernel.ts";
+import { type HostBuffers, type Kernel, perElement, reads, writes } from "../gpu/kernel.ts";
 import { centroids } from "../layer/buffers.ts";
 import { centroidWidth, elementBytes, type LayerShape, type StepShape } from "../shape.ts";
 import {
@@ -53,7 +53,7 @@ function bytesOfSample(options: TrainKernelOptions, shape: LayerShape, step: Ste
 export function assignSample(options: TrainKernelOptions): Kernel {
   return {
     name: "assign_sample",
-    wgsl: [...keyParts(options), "train/points.wgsl", "train/assign_sample.wgsl"],
+    wgsl: [...keyParts(options), "train/points.wgsl", "train/tile_stats.wgsl", "train/assign_sample.wgsl"],
     buffers: [
       reads(keysBuffer(options)),
       reads(sampled),
@@ -71,36 +71,72 @@ export function assignSample(options: TrainKernelOptions): Kernel {
       const perTile = shape.centroids * (centroidWidth(shape) + 1) * 4 + TILE + 16;
       return { workgroups: tiles, bytesMoved: blocks * bytesOfSample(options, shape, step) + tiles * perTile };
     },
-    twin(shape, step, buffers) {
-      const view = new TrainView(shape, step, buffers, options);
-      for (let group = 0; group < nGroups(shape); group++) {
-        if (view.isDone(group)) continue;
-        const rows = Array.from({ length: shape.centroids }, (_, c) => view.modelValues(group, c));
-        const ownerBytes = new Uint8Array(nTiles(step) * TILE);
-        for (let tile = 0; tile < nTiles(step); tile++) {
-          const stats = [0, 0, tile * TILE, 0];
-          for (let slot = tile * TILE; slot < Math.min((tile + 1) * TILE, step.nNew); slot++) {
-            const point = view.relative(group, slot);
-            if (!point) continue;
-            let best = 0, nearest = Infinity;
-            rows.forEach((row, c) => {
-              const distance = row.reduce((sum, x, j) => sum + (point[j] - x) ** 2, 0);
-              if (distance < nearest) {
-                nearest = distance;
-                best = c;
-              }
-            });
-            ownerBytes[slot] = best;
-            buffers.counts[group * shape.centroids + best]++;
-            stats[0] += nearest;
-            if (nearest > stats[1]) stats.splice(1, 2, nearest, slot);
-          }
-          buffers.tileStats.set(stats, (group * nTiles(step) + tile) * 4);
-        }
-        buffers.owners.set(new Uint32Array(ownerBytes.buffer), group * nTiles(step) * TILE / 4);
-      }
-    },
+    twin: (shape, step, buffers) => assignTiles(shape, step, buffers, options, false),
   };
+}
+
+/** Squared distances below this share of |x|² have cancelled too far, see `assign_sample.wgsl`. */
+const FAR_SHARE = 2 ** -11;
+
+/** The nearest centroid of every slot of a tile with close keys, by differences. */
+export function assignClose(options: TrainKernelOptions): Kernel {
+  const { buffers } = assignSample(options);
+  return {
+    name: "assign_close",
+    wgsl: [...keyParts(options), "train/points.wgsl", "train/tile_stats.wgsl", "train/assign_close.wgsl"],
+    buffers,
+    plan: (shape) => ({ overrides: trainOverrides(shape, TILE), invocations: TILE, workgroupBytes: 2576 }),
+    // What most steps find: nothing but a look at the statistics.
+    work: (shape, step) => ({
+      workgroups: nGroups(shape) * nTiles(step),
+      bytesMoved: 16 * nGroups(shape) * nTiles(step),
+    }),
+    twin: (shape, step, buffers) => assignTiles(shape, step, buffers, options, true),
+  };
+}
+
+/**
+ * Assigns the keys of tiles, exactly.
+ *
+ * @param again only those of tiles with close keys, whose keys were assigned and counted before
+ */
+function assignTiles(
+  shape: LayerShape,
+  step: StepShape,
+  buffers: HostBuffers,
+  options: TrainKernelOptions,
+  again: boolean,
+): void {
+  const view = new TrainView(shape, step, buffers, options), owners = new Uint8Array(buffers.owners.buffer);
+  for (let group = 0; group < nGroups(shape); group++) {
+    if (view.isDone(group)) continue;
+    const rows = Array.from({ length: shape.centroids }, (_, c) => view.modelValues(group, c));
+    for (let tile = 0; tile < nTiles(step); tile++) {
+      const at = group * nTiles(step) + tile;
+      if (again && buffers.tileStats[4 * at + 3] === 0) continue;
+      const stats = [0, 0, tile * TILE, 0];
+      for (let i = 0; i < TILE; i++) {
+        const slot = tile * TILE + i, point = slot < step.nNew ? view.relative(group, slot) : undefined;
+        let best = 0, nearest = Infinity;
+        if (point) {
+          rows.forEach((row, c) => {
+            const distance = row.reduce((sum, x, j) => sum + (point[j] - x) ** 2, 0);
+            if (distance < nearest) {
+              nearest = distance;
+              best = c;
+            }
+          });
+          if (again) buffers.counts[group * shape.centroids + owners[at * TILE + i]]--;
+          buffers.counts[group * shape.centroids + best]++;
+          stats[0] += nearest;
+          if (nearest > stats[1]) stats.splice(1, 2, nearest, slot);
+          if (nearest < FAR_SHARE * point.reduce((sum, x) => sum + x * x, 0)) stats[3] = 1;
+        }
+        owners[at * TILE + i] = best;
+      }
+      buffers.tileStats.set(stats, 4 * at);
+    }
+  }
 }
 
 /** Sums of the keys of every centroid, by parts of the sample. */

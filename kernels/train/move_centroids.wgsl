@@ -1,4 +1,4 @@
-// move_centroids: each centroid becomes the mean of its keys; one without keys stays. Stage: training, third of an iteration.
+// move_centroids: each centroid becomes the mean of its keys; one without keys stays. Stage: training, fourth of an iteration.
 //
 // work:  f32[groups, parts, C, CENTROID_WIDTH]: see `sum_clusters.wgsl`
 // counts: u32[groups, C]

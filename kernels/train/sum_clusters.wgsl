@@ -1,4 +1,4 @@
-// sum_clusters: for each centroid the sum of its keys, by parts of the sample. Stage: training, second of an iteration.
+// sum_clusters: for each centroid the sum of its keys, by parts of the sample. Stage: training, third of an iteration.
 //
 // keys, sampled, extra: see `sample_keys.wgsl`
 // model, state, owners: see `assign_sample.wgsl`

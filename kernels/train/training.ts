@@ -5,7 +5,7 @@
  */
 
 import type { Kernel } from "../gpu/kernel.ts";
-import { assignSample, fillEmpty, moveCentroids, sumClusters } from "./lloyd.ts";
+import { assignClose, assignSample, fillEmpty, moveCentroids, sumClusters } from "./lloyd.ts";
 import { largestNorms, sampleKeys, startCentroids, startPoints } from "./start.ts";
 import type { TrainKernelOptions } from "./train.ts";
 
@@ -13,6 +13,6 @@ import type { TrainKernelOptions } from "./train.ts";
 export function trainingKernels(options: TrainKernelOptions): { start: Kernel[]; iteration: Kernel[] } {
   return {
     start: [largestNorms(options), sampleKeys(options), startPoints(options), startCentroids(options)],
-    iteration: [assignSample(options), sumClusters(options), moveCentroids(), fillEmpty(options)],
+    iteration: [assignSample(options), assignClose(options), sumClusters(options), moveCentroids(), fillEmpty(options)],
   };
 }

@@ -187,7 +187,7 @@ gpuTest("a group that is done is left as it is", async (gpu) => {
       ...given("sampled", (n) => Uint32Array.from({ length: n }, (_, i) => i)),
       ...given("model", (n) => uniform(n, 2)),
       ...given("owners", (n) => new Uint32Array(n)),
-      ...given("tileStats", (n) => new Float32Array(n)),
+      ...given("tileStats", (n) => new Float32Array(n).fill(1)),
       ...given("work", (n) => uniform(n, 4)),
       ...given("counts", (n) => new Uint32Array(n).fill(2)),
       ...given("extra", (n) => new Float32Array(n)),
@@ -216,3 +216,34 @@ gpuTest("widen_keys: f16 to f32, some tokens of all heads", async (gpu) => {
   assertClose(got.newKeys, twin.newKeys, 0, "widened");
   assert(got.newKeys.every((x) => Math.abs(x) <= 1));
 });
+
+gpuTest(
+  "assign_close: keys that lie close to a centroid far from the origin are assigned by differences",
+  async (gpu) => {
+    const shape = { batch: 1, heads: 1, kvHeads: 1, headWidth: 4, subvectors: 1, centroids: 8, augmented: false };
+    const step = trainShape(300, 0, 300, 300), random = uniform(1200, 5);
+    const close = trainingKernels({ elements: "f32", tolerance: 0, startInvocations: 64 }).iteration[1];
+    assertEquals(close.name, "assign_close");
+    // The second of three tiles holds no close key: it stays as it was.
+    const keys = random.map((x, ix) => (ix >> 2) % 2 ? 8000 + x : -8000 - x);
+    const model = new Float32Array(9 * 5);
+    for (let c = 0; c < 8; c++) for (let j = 0; j < 4; j++) model[c * 5 + j] = keys[4 * (11 * c + 1) + j];
+    const inputs = {
+      keys,
+      sampled: Uint32Array.from({ length: 300 }, (_, i) => i),
+      extra: new Float32Array(0),
+      model,
+      state: new Uint32Array(STATE_WORDS),
+      owners: new Uint32Array(3 * TILE / 4).fill(0x03030303),
+      counts: Uint32Array.of(0, 0, 0, 300, 0, 0, 0, 0),
+      tileStats: Float32Array.of(1, 1, 5, 1, 2, 2, 140, 0, 3, 3, 260, 1),
+    };
+    const { gpu: got, twin } = await runKernel(gpu, close, shape, step, inputs);
+    assertEquals(got.owners, twin.owners);
+    assertEquals(got.counts, twin.counts);
+    assertEquals([...got.counts].reduce((a, b) => a + b, 0), 300);
+    assertClose(got.tileStats, twin.tileStats, (ix) => 1e-4 * (1 + Math.abs(twin.tileStats[ix])), "tileStats");
+    assert(new Uint8Array(got.owners.slice().buffer).subarray(128, 256).every((code) => code === 3));
+    assert(new Set(new Uint8Array(got.owners.slice().buffer).subarray(0, 128)).size > 4);
+  },
+);

@@ -118,7 +118,7 @@ Deno.test("constants of the training that WGSL and host share are equal", () => 
   for (const [name, value] of Object.entries({ ...STATE, words: STATE_WORDS })) {
     assertEquals(source.match(`const STATE_${words(name)} = (\\d+)u;`)![1], String(value), name);
   }
-  assertEquals(WGSL_FILES["train/assign_sample.wgsl"].match(/const TILE = (\d+)u;/)![1], String(TILE));
+  assertEquals(WGSL_FILES["train/tile_stats.wgsl"].match(/const TILE = (\d+)u;/)![1], String(TILE));
   for (const file of ["sum_clusters", "fill_empty"]) {
     assert(WGSL_FILES[`train/${file}.wgsl`].includes(`${TILE - 1}u) / ${TILE}u`));
   }
