@@ -4222,13 +4222,13 @@ fn old_token(list_ix: u32, at: u32) -> u32 {
   return indices[list_ix * params.list_stride + at];
 }
 `,
-  "train/assign_close.wgsl": `// assign_close: the nearest centroid of each key of a tile by squared differences of columns, where \`assign_sample\` found a key
-// so close to its centroid that its own formula cancels. Stage: training, second of an iteration; usually finds no work.
+  "train/assign_close.wgsl": `// assign_close: the nearest centroid of each key of a tile by squared differences of columns, where \`assign_sample\` found the
+// keys so close to their centroids that its own formula cancels. Stage: training, second of an iteration; usually finds no work.
 //
 // keys, sampled, extra, model, state, owners, counts, tile_stats: see \`assign_sample.wgsl\`; written anew for such a tile
 //
-// One workgroup owns one tile of a group, an invocation a slot. A kernel of its own: within \`assign_sample\` these loops
-// doubled the time of all tiles (10.6 ms for 5.2, H100, 32 heads of 32,000 keys, 10 iterations), though none took them.
+// One workgroup owns one tile of a group, an invocation a slot. What was learnt: a look at every key that coincides with a
+// centroid, as each drawn one does after the start, doubled the time of a training; so a tile is judged as a whole.
 // Needs WG = 128.
 
 override WG: u32;
@@ -4294,7 +4294,7 @@ fn assign_close(
     }
   }
   storageBarrier();  // the old codes are read before the new ones are written
-  finish_tile(lane, ix, tile, nearest.code, nearest.distance, 1u);
+  finish_tile(lane, ix, tile, nearest.code, nearest.distance, 0.0);
 }
 `,
   "train/assign_sample.wgsl": `// assign_sample: the nearest centroid of each sampled key, and how far it is. Stage: training, first of an iteration.
@@ -4303,15 +4303,15 @@ fn assign_close(
 // model, state: see \`train.wgsl\`
 // owners:     u32[groups, tiles, TILE / 4], four codes per word, the lowest byte first; 0 for a slot without a key
 // counts:     u32[groups, C], zero before: keys per centroid; integers, so that the order does not matter
-// tile_stats: f32[groups, tiles, 4]: the sum of squared distances, the largest one, its slot, 1 if some key is close
+// tile_stats: f32[groups, tiles, 4]: the sum of squared distances, the largest one, its slot, 1 if the tile is close
 //
 // One workgroup owns one tile of 128 slots of a group, as in a matrix product: 64 centroids at a time, 16 columns at a time,
 // each invocation 8 keys by 4 centroids in registers. Scores are x c - |c|^2 / 2, largest wins, ties to the lower centroid.
 //
-// |x|^2 - 2 (x c - |c|^2 / 2) cancels where a key lies close to a centroid and both lie far from the origin: among blobs that
-// lie far apart, say. A key whose squared distance comes out below FAR_SHARE of |x|^2 is close, and \`assign_close\` looks at its
-// tile again. The rounding of the sums is about 2^-24 times 4 sqrt(width) of |x|^2, so at 2^-11 a key that is not close has
-// a centroid whose squared distance is within a percent of the least. Ordinary keys are hardly ever close.
+// |x|^2 - 2 (x c - |c|^2 / 2) cancels where keys lie close to centroids and all lie far from the origin: among blobs that lie
+// far apart, say. Its rounding is about 2^-24 times 4 sqrt(width) of |x|^2. A tile whose squared distances add up to less than
+// CLOSE_SHARE of its |x|^2 is close: \`assign_close\` looks at it again. The others' distortion is within a percent. A single key
+// that coincides with its centroid, as after the start, makes no tile close.
 // Needs WG = 256.
 
 override WG: u32;
@@ -4329,7 +4329,6 @@ const CHUNK = 16u;            // columns
 const KEYS_STRIDE = 33u;      // vectors of 4 keys per column, and one so that no two columns meet in a bank
 const CENTROIDS_STRIDE = 17u;
 const CENTROIDS_AT = 528u;    // CHUNK * KEYS_STRIDE
-const FAR_SHARE = 0.00048828125;  // 2^-11
 
 // A chunk of columns; after the last one squares of columns, then scores, then distances. Floats as bits: the same memory
 // also holds numbers of slots.
@@ -4548,7 +4547,7 @@ fn assign_sample(
   wg_work[(load_four + 16u) * CENTROIDS_STRIDE + load_column] = bitcast<vec4u>(squares_b);
   workgroupBarrier();
   var distance = 0.0;
-  var is_close = 0u;
+  var size = 0.0;
   if (lane < TILE) {
     distance += square(0u, lane);
     distance += square(1u, lane);
@@ -4566,12 +4565,11 @@ fn assign_sample(
     distance += square(13u, lane);
     distance += square(14u, lane);
     distance += square(15u, lane);
-    let far = FAR_SHARE * distance;
+    size = distance;
     distance = select(max(distance - 2.0 * best, 0.0), 0.0, row == NO_KEY);
-    is_close = u32(distance < far);
     if (row != NO_KEY) { atomicAdd(&counts[group * CENTROIDS + code], 1u); }
   }
-  finish_tile(lane, group * n_tiles + tile, tile, select(code, 0u, row == NO_KEY), distance, is_close);
+  finish_tile(lane, group * n_tiles + tile, tile, select(code, 0u, row == NO_KEY), distance, size);
 }
 `,
   "train/fill_empty.wgsl": `// fill_empty: a centroid without keys takes the place of the key that is farthest from its own, each next one that of the
@@ -5168,14 +5166,16 @@ fn sum_clusters(
   "train/tile_stats.wgsl": `// Shared part of the kernels that assign a tile's keys: writes their codes and the tile's statistics. Needs wg_work and
 // wg_codes of at least TILE entries, WG of at least TILE, owners and tile_stats.
 
-const TILE = 128u;  // slots
+const TILE = 128u;                    // slots
+const CLOSE_SHARE = 0.0009765625;     // 2^-10
 
 // \`at\` is the tile among those of all groups. In uniform control flow only; begins with a barrier.
-fn finish_tile(lane: u32, at: u32, tile: u32, code: u32, distance: f32, is_close: u32) {
+// \`size\` is |x|^2 of the lane's key.
+fn finish_tile(lane: u32, at: u32, tile: u32, code: u32, distance: f32, size: f32) {
   workgroupBarrier();
   if (lane < TILE) {
     wg_codes[lane] = code;
-    wg_work[lane] = vec4u(bitcast<u32>(distance), bitcast<u32>(distance), lane, is_close);
+    wg_work[lane] = vec4u(bitcast<u32>(distance), bitcast<u32>(distance), lane, bitcast<u32>(size));
   }
   workgroupBarrier();
   if (lane < TILE / 4u) {
@@ -5189,13 +5189,15 @@ fn finish_tile(lane: u32, at: u32, tile: u32, code: u32, distance: f32, is_close
       let sum = bitcast<f32>(a.x) + bitcast<f32>(b.x);
       // Distances are not negative, so their bits order as they do; ties go to the lower slot.
       let is_b = b.y > a.y || (b.y == a.y && b.z < a.z);
-      wg_work[lane] = vec4u(bitcast<u32>(sum), select(a.y, b.y, is_b), select(a.z, b.z, is_b), a.w | b.w);
+      wg_work[lane] = vec4u(bitcast<u32>(sum), select(a.y, b.y, is_b), select(a.z, b.z, is_b), bitcast<u32>(bitcast<f32>(a.w) + bitcast<f32>(b.w)));
     }
     workgroupBarrier();
   }
   if (lane == 0u) {
     let total = wg_work[0];
-    tile_stats[at] = vec4f(bitcast<f32>(total.x), bitcast<f32>(total.y), f32(tile * TILE + total.z), f32(total.w));
+    let distances = bitcast<f32>(total.x);
+    let is_close = distances < CLOSE_SHARE * bitcast<f32>(total.w);
+    tile_stats[at] = vec4f(distances, bitcast<f32>(total.y), f32(tile * TILE + total.z), select(0.0, 1.0, is_close));
   }
 }
 `,

@@ -4,15 +4,15 @@
 // model, state: see `train.wgsl`
 // owners:     u32[groups, tiles, TILE / 4], four codes per word, the lowest byte first; 0 for a slot without a key
 // counts:     u32[groups, C], zero before: keys per centroid; integers, so that the order does not matter
-// tile_stats: f32[groups, tiles, 4]: the sum of squared distances, the largest one, its slot, 1 if some key is close
+// tile_stats: f32[groups, tiles, 4]: the sum of squared distances, the largest one, its slot, 1 if the tile is close
 //
 // One workgroup owns one tile of 128 slots of a group, as in a matrix product: 64 centroids at a time, 16 columns at a time,
 // each invocation 8 keys by 4 centroids in registers. Scores are x c - |c|^2 / 2, largest wins, ties to the lower centroid.
 //
-// |x|^2 - 2 (x c - |c|^2 / 2) cancels where a key lies close to a centroid and both lie far from the origin: among blobs that
-// lie far apart, say. A key whose squared distance comes out below FAR_SHARE of |x|^2 is close, and `assign_close` looks at its
-// tile again. The rounding of the sums is about 2^-24 times 4 sqrt(width) of |x|^2, so at 2^-11 a key that is not close has
-// a centroid whose squared distance is within a percent of the least. Ordinary keys are hardly ever close.
+// |x|^2 - 2 (x c - |c|^2 / 2) cancels where keys lie close to centroids and all lie far from the origin: among blobs that lie
+// far apart, say. Its rounding is about 2^-24 times 4 sqrt(width) of |x|^2. A tile whose squared distances add up to less than
+// CLOSE_SHARE of its |x|^2 is close: `assign_close` looks at it again. The others' distortion is within a percent. A single key
+// that coincides with its centroid, as after the start, makes no tile close.
 // Needs WG = 256.
 
 override WG: u32;
@@ -30,7 +30,6 @@ const CHUNK = 16u;            // columns
 const KEYS_STRIDE = 33u;      // vectors of 4 keys per column, and one so that no two columns meet in a bank
 const CENTROIDS_STRIDE = 17u;
 const CENTROIDS_AT = 528u;    // CHUNK * KEYS_STRIDE
-const FAR_SHARE = 0.00048828125;  // 2^-11
 
 // A chunk of columns; after the last one squares of columns, then scores, then distances. Floats as bits: the same memory
 // also holds numbers of slots.
@@ -249,7 +248,7 @@ fn assign_sample(
   wg_work[(load_four + 16u) * CENTROIDS_STRIDE + load_column] = bitcast<vec4u>(squares_b);
   workgroupBarrier();
   var distance = 0.0;
-  var is_close = 0u;
+  var size = 0.0;
   if (lane < TILE) {
     distance += square(0u, lane);
     distance += square(1u, lane);
@@ -267,10 +266,9 @@ fn assign_sample(
     distance += square(13u, lane);
     distance += square(14u, lane);
     distance += square(15u, lane);
-    let far = FAR_SHARE * distance;
+    size = distance;
     distance = select(max(distance - 2.0 * best, 0.0), 0.0, row == NO_KEY);
-    is_close = u32(distance < far);
     if (row != NO_KEY) { atomicAdd(&counts[group * CENTROIDS + code], 1u); }
   }
-  finish_tile(lane, group * n_tiles + tile, tile, select(code, 0u, row == NO_KEY), distance, is_close);
+  finish_tile(lane, group * n_tiles + tile, tile, select(code, 0u, row == NO_KEY), distance, size);
 }

@@ -75,10 +75,10 @@ export function assignSample(options: TrainKernelOptions): Kernel {
   };
 }
 
-/** Squared distances below this share of |x|² have cancelled too far, see `assign_sample.wgsl`. */
-const FAR_SHARE = 2 ** -11;
+/** A tile whose squared distances add up to less than this share of its |x|² is close, see `assign_sample.wgsl`. */
+const CLOSE_SHARE = 2 ** -10;
 
-/** The nearest centroid of every slot of a tile with close keys, by differences. */
+/** The nearest centroid of every slot of a close tile, by differences. */
 export function assignClose(options: TrainKernelOptions): Kernel {
   const { buffers } = assignSample(options);
   return {
@@ -98,7 +98,7 @@ export function assignClose(options: TrainKernelOptions): Kernel {
 /**
  * Assigns the keys of tiles, exactly.
  *
- * @param again only those of tiles with close keys, whose keys were assigned and counted before
+ * @param again only those of close tiles, whose keys were assigned and counted before
  */
 function assignTiles(
   shape: LayerShape,
@@ -115,6 +115,7 @@ function assignTiles(
       const at = group * nTiles(step) + tile;
       if (again && buffers.tileStats[4 * at + 3] === 0) continue;
       const stats = [0, 0, tile * TILE, 0];
+      let size = 0;
       for (let i = 0; i < TILE; i++) {
         const slot = tile * TILE + i, point = slot < step.nNew ? view.relative(group, slot) : undefined;
         let best = 0, nearest = Infinity;
@@ -130,10 +131,11 @@ function assignTiles(
           buffers.counts[group * shape.centroids + best]++;
           stats[0] += nearest;
           if (nearest > stats[1]) stats.splice(1, 2, nearest, slot);
-          if (nearest < FAR_SHARE * point.reduce((sum, x) => sum + x * x, 0)) stats[3] = 1;
+          size += point.reduce((sum, x) => sum + x * x, 0);
         }
         owners[at * TILE + i] = best;
       }
+      stats[3] = Number(!again && stats[0] < CLOSE_SHARE * size);
       buffers.tileStats.set(stats, 4 * at);
     }
   }

@@ -1,14 +1,16 @@
 // Shared part of the kernels that assign a tile's keys: writes their codes and the tile's statistics. Needs wg_work and
 // wg_codes of at least TILE entries, WG of at least TILE, owners and tile_stats.
 
-const TILE = 128u;  // slots
+const TILE = 128u;                    // slots
+const CLOSE_SHARE = 0.0009765625;     // 2^-10
 
 // `at` is the tile among those of all groups. In uniform control flow only; begins with a barrier.
-fn finish_tile(lane: u32, at: u32, tile: u32, code: u32, distance: f32, is_close: u32) {
+// `size` is |x|^2 of the lane's key.
+fn finish_tile(lane: u32, at: u32, tile: u32, code: u32, distance: f32, size: f32) {
   workgroupBarrier();
   if (lane < TILE) {
     wg_codes[lane] = code;
-    wg_work[lane] = vec4u(bitcast<u32>(distance), bitcast<u32>(distance), lane, is_close);
+    wg_work[lane] = vec4u(bitcast<u32>(distance), bitcast<u32>(distance), lane, bitcast<u32>(size));
   }
   workgroupBarrier();
   if (lane < TILE / 4u) {
@@ -22,12 +24,14 @@ fn finish_tile(lane: u32, at: u32, tile: u32, code: u32, distance: f32, is_close
       let sum = bitcast<f32>(a.x) + bitcast<f32>(b.x);
       // Distances are not negative, so their bits order as they do; ties go to the lower slot.
       let is_b = b.y > a.y || (b.y == a.y && b.z < a.z);
-      wg_work[lane] = vec4u(bitcast<u32>(sum), select(a.y, b.y, is_b), select(a.z, b.z, is_b), a.w | b.w);
+      wg_work[lane] = vec4u(bitcast<u32>(sum), select(a.y, b.y, is_b), select(a.z, b.z, is_b), bitcast<u32>(bitcast<f32>(a.w) + bitcast<f32>(b.w)));
     }
     workgroupBarrier();
   }
   if (lane == 0u) {
     let total = wg_work[0];
-    tile_stats[at] = vec4f(bitcast<f32>(total.x), bitcast<f32>(total.y), f32(tile * TILE + total.z), f32(total.w));
+    let distances = bitcast<f32>(total.x);
+    let is_close = distances < CLOSE_SHARE * bitcast<f32>(total.w);
+    tile_stats[at] = vec4f(distances, bitcast<f32>(total.y), f32(tile * TILE + total.z), select(0.0, 1.0, is_close));
   }
 }

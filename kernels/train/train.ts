@@ -154,7 +154,7 @@ export const counts: BufferDef = {
   elements: (shape) => nGroups(shape) * shape.centroids,
 };
 
-/** f32 `[groups, tiles, 4]`: sum of squared distances, the largest, its slot, 1 if some key is close */
+/** f32 `[groups, tiles, 4]`: sum of squared distances, the largest, its slot, 1 if the tile is close */
 export const tileStats: BufferDef = {
   name: "tileStats",
   type: "f32",
