@@ -10,9 +10,8 @@ import { Attention, type AttentionStep } from "../indexer/attention.ts";
 import { Random } from "../indexer/kmeans.ts";
 import { Selection } from "../indexer/selection.ts";
 import type { OwnedBuffer } from "../kernels/gpu/buffers.ts";
-import { Gpu } from "../kernels/gpu/device.ts";
 import { elementBytes } from "../kernels/shape.ts";
-import { bold, type Command, prepareOutput, Progress, runCommand, verdict } from "../experiments/cli.ts";
+import { bold, type Command, openGpu, prepareOutput, Progress, runCommand, verdict } from "../experiments/cli.ts";
 import { alike, gaussian } from "../experiments/inputs/synthetic.ts";
 import { writeReport } from "../experiments/json_rows.ts";
 import { Bench, timePasses } from "../experiments/measure.ts";
@@ -95,7 +94,7 @@ function exactHead(
 
 if (import.meta.main) {
   await runCommand(COMMAND, async (args) => {
-    const gpu = await Gpu.shared(), software = gpu.info.isSoftware;
+    const gpu = await openGpu(), software = gpu.info.isSoftware;
     const numbers = args.integers("tokens", LISTED, 2 ** 18, software ? [4096] : [32_000, 131_072]);
     const samples = args.text("samples") ? args.integer("samples", 1, 100_000) : software ? 3 : 100;
     await prepareOutput(args.text("json"));

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { Gpu } from "../kernels/gpu/device.ts";
+import type { Gpu } from "../kernels/gpu/device.ts";
 import { GpuUnavailableError } from "../kernels/gpu/errors.ts";
 import { agreesToTheByte, PIPELINES } from "../indexer/pipelines/mod.ts";
 import type { Pipeline } from "../indexer/pipelines/pipeline.ts";
@@ -12,6 +12,7 @@ import {
   bold,
   type Command,
   dim,
+  openGpu,
   prepareOutput,
   Progress,
   runCommand,
@@ -280,7 +281,7 @@ if (import.meta.main) {
     }
     if (args.text("samples") !== undefined) args.integer("samples", 1, 100_000);
     await prepareOutput(args.text("json"));
-    const gpu = await Gpu.shared().catch((error) => {
+    const gpu = await openGpu().catch((error) => {
       if (!(error instanceof GpuUnavailableError)) throw error;
       const lost = PIPELINES.filter(({ id, runsOn }) => runsOn === "gpu" && ids?.includes(id)).map(({ id }) => id);
       if (lost.length > 0) throw new GpuUnavailableError(`Cannot measure ${lost.join(", ")}. ${error.message}`);

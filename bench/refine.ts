@@ -10,9 +10,8 @@ import type { KeyElements } from "../indexer/key_parts.ts";
 import { PqIndexer } from "../indexer/pq_indexer.ts";
 import { bestExact } from "../indexer/reference.ts";
 import { listOf, type SelectionData } from "../indexer/selection.ts";
-import { Gpu } from "../kernels/gpu/device.ts";
 import { elementBytes } from "../kernels/shape.ts";
-import { bold, type Command, prepareOutput, Progress, runCommand, verdict } from "../experiments/cli.ts";
+import { bold, type Command, openGpu, prepareOutput, Progress, runCommand, verdict } from "../experiments/cli.ts";
 import { alike, clustered, gaussian } from "../experiments/inputs/synthetic.ts";
 import { writeReport } from "../experiments/json_rows.ts";
 import { timePasses } from "../experiments/measure.ts";
@@ -92,7 +91,7 @@ function checkRefined(
 
 if (import.meta.main) {
   await runCommand(COMMAND, async (args) => {
-    const gpu = await Gpu.shared(), software = gpu.info.isSoftware;
+    const gpu = await openGpu(), software = gpu.info.isSoftware;
     const numbers = args.integers("tokens", 2048, 2 ** 18, software ? [4096] : [32_000, 131_072]);
     const samples = args.text("samples") ? args.integer("samples", 1, 100_000) : software ? 3 : 200;
     await prepareOutput(args.text("json"));

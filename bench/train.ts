@@ -9,12 +9,11 @@ import { lloyd } from "../indexer/kmeans.ts";
 import type { KeyElements } from "../indexer/key_parts.ts";
 import { PqIndexer } from "../indexer/pq_indexer.ts";
 import { type GpuTrainOptions, sampleSize, type TrainedCodebook, trainOnGpu } from "../indexer/trainer.ts";
-import { Gpu } from "../kernels/gpu/device.ts";
 import { PassTimer } from "../kernels/gpu/timing.ts";
 import { elementBytes, type LayerShape } from "../kernels/shape.ts";
 import { sampleKeys, startCentroids, startPoints } from "../kernels/train/start.ts";
 import { STATE, STATE_WORDS, trainShape, TrainView } from "../kernels/train/train.ts";
-import { bold, type Command, prepareOutput, Progress, runCommand, verdict } from "../experiments/cli.ts";
+import { bold, type Command, openGpu, prepareOutput, Progress, runCommand, verdict } from "../experiments/cli.ts";
 import { alike, clustered } from "../experiments/inputs/synthetic.ts";
 import { writeReport } from "../experiments/json_rows.ts";
 import { provenance } from "../experiments/provenance.ts";
@@ -90,7 +89,7 @@ function exactDistortions(shape: LayerShape, keys: Float32Array, tokens: number)
 
 if (import.meta.main) {
   await runCommand(COMMAND, async (args) => {
-    const gpu = await Gpu.shared(), software = gpu.info.isSoftware;
+    const gpu = await openGpu(), software = gpu.info.isSoftware;
     const heads = args.text("heads") ? args.integer("heads", 1, 1024) : software ? 2 : 32;
     const numbers = args.integers("tokens", 256, 2 ** 20, [software ? 4000 : 32_000]);
     const samples = args.text("samples") ? args.integer("samples", 1, 1000) : software ? 1 : 10;

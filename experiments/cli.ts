@@ -8,6 +8,7 @@
 import "./environment.ts";
 import { parseArgs } from "@std/cli/parse-args";
 import type { Size } from "../indexer/config.ts";
+import { Gpu } from "../kernels/gpu/device.ts";
 
 /** A flag with a value, or without one if `value` is empty. */
 export interface Flag {
@@ -85,7 +86,7 @@ function readArguments(command: Command, args: string[]): Arguments {
   const switches = Object.keys(command.flags).filter((name) => command.flags[name].value === "");
   const values = Object.keys(command.flags).filter((name) => command.flags[name].value !== "");
   const aliases = new Map(values.flatMap((name) => (ALIASES[name] ?? []).map((alias) => [alias, name])));
-  const parsed = parseArgs(args.filter((arg) => arg !== "--no-install"), {
+  const parsed = parseArgs(args, {
     boolean: [...switches, "help"],
     string: [...values, ...aliases.keys()],
     unknown: (arg, key) => {
@@ -151,12 +152,7 @@ export async function runCommand(command: Command, main: (args: Arguments) => Pr
       console.log(help(command));
       Deno.exit(0);
     }
-    const args = readArguments(command, Deno.args);
-    if (Deno.env.get("PQ_INDEXER_SETUP") === "1") {
-      Deno.env.delete("PQ_INDEXER_SETUP"); // programs that this one starts need not look again
-      await (await import("../tools/setup.ts")).setupAdapter();
-    }
-    Deno.exit(await main(args));
+    Deno.exit(await main(readArguments(command, Deno.args)));
   } catch (error) {
     if (error instanceof UsageError) {
       console.error(`error: ${error.message}\nSee \`deno task ${command.name} --help\`.`);
@@ -166,6 +162,20 @@ export async function runCommand(command: Command, main: (args: Arguments) => Pr
     if (Deno.env.get("DEBUG")) console.error(error);
     Deno.exit(1);
   }
+}
+
+/**
+ * The GPU. Where a task asked for it, a missing adapter is installed first: so a command calls this when it has checked what
+ * it was given.
+ *
+ * @throws {GpuUnavailableError} without one
+ */
+export async function openGpu(): Promise<Gpu> {
+  if (Deno.env.get("PQ_INDEXER_SETUP") === "1") {
+    Deno.env.delete("PQ_INDEXER_SETUP"); // programs that this one starts need not look again
+    await (await import("../tools/setup.ts")).setupAdapter();
+  }
+  return await Gpu.shared();
 }
 
 /** Fails now, not after the work, if a file cannot be written. */

@@ -11,12 +11,13 @@ import { type TrainKeys, trainOnGpu } from "../indexer/trainer.ts";
 import { PassTimer } from "../kernels/gpu/timing.ts";
 import { DEFAULT_PIPELINE } from "../indexer/pipelines/mod.ts";
 import type { PqIndexer } from "../indexer/pq_indexer.ts";
-import { Gpu } from "../kernels/gpu/device.ts";
+import type { Gpu } from "../kernels/gpu/device.ts";
 import {
   type Arguments,
   bold,
   type Command,
   dim,
+  openGpu,
   prepareOutput,
   Progress,
   runCommand,
@@ -207,7 +208,7 @@ export async function runCrossover(args: Arguments): Promise<CrossoverReport> {
       `Cannot attend as --head-width must be a multiple of 8, at most 256: it is ${config.shape.headWidth}`,
     );
   }
-  const gpu = await Gpu.shared(), software = gpu.info.isSoftware;
+  const gpu = await openGpu(), software = gpu.info.isSoftware;
   const least = sinkSize + windowSize + heavySize + config.shape.centroids + 1;
   const usual = software ? [1024, 4096, 12_000] : [1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072];
   const all = args.integers("tokens", least, 2 ** 20, usual).toSorted((a, b) => a - b);

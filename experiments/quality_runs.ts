@@ -5,7 +5,6 @@
  * @module
  */
 
-import { Gpu } from "../kernels/gpu/device.ts";
 import { type Pooling, POOLINGS, poolsScores, type PqConfig, resolveConfig } from "../indexer/config.ts";
 import { trainCentroids } from "../indexer/kmeans.ts";
 import { CPU_PIPELINE, DEFAULT_PIPELINE } from "../indexer/pipelines/mod.ts";
@@ -13,7 +12,7 @@ import { MOST_SHORT } from "../kernels/refine/refine_list.ts";
 import { PqIndexer } from "../indexer/pq_indexer.ts";
 import type { Codebook } from "../indexer/reference.ts";
 import { listOf } from "../indexer/selection.ts";
-import { type Arguments, type Flag, prepareOutput, Progress, UsageError } from "./cli.ts";
+import { type Arguments, type Flag, openGpu, prepareOutput, Progress, UsageError } from "./cli.ts";
 import {
   BUNDLED_CAPTURES,
   type Capture,
@@ -110,7 +109,7 @@ export interface QualityProvenance extends Provenance {
 }
 
 async function qualityProvenance(setups: readonly QualitySetup[]): Promise<QualityProvenance> {
-  const about = await provenance((await Gpu.shared().catch(() => undefined))?.info);
+  const about = await provenance((await openGpu().catch(() => undefined))?.info);
   const { commit, date } = about;
   const [{ sinkSize, windowSize, seed, iterations }] = setups;
   const captures = setups.map(({ capture: { heads, kvHeads, headWidth, tokens }, input, steps }) => ({
@@ -158,7 +157,7 @@ export async function measureQuality(
   const { capture, steps, sinkSize } = setup;
   const prompt = capture.tokens - steps;
   // The lists are the same but for rounding; a software device only compiles longer than the CPU takes for all of them.
-  const gpu = await Gpu.shared().catch(() => undefined);
+  const gpu = await openGpu().catch(() => undefined);
   const pipeline = gpu && !gpu.info.isSoftware ? DEFAULT_PIPELINE : CPU_PIPELINE;
   using index = await PqIndexer.create({
     ...config,

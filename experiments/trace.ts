@@ -4,10 +4,10 @@
  * @module
  */
 
-import { Gpu } from "../kernels/gpu/device.ts";
+import type { Gpu } from "../kernels/gpu/device.ts";
 import { PassTimer } from "../kernels/gpu/timing.ts";
 import { pipelineById, PIPELINES } from "../indexer/pipelines/mod.ts";
-import { type Command, prepareOutput, Progress, runCommand, UsageError } from "./cli.ts";
+import { type Command, openGpu, prepareOutput, Progress, runCommand, UsageError } from "./cli.ts";
 import { drawState, openIndex, SEED_WORKLOAD, type Workload } from "./inputs/workload.ts";
 import { drawInputs } from "./measure.ts";
 import { provenance } from "./provenance.ts";
@@ -155,7 +155,7 @@ if (import.meta.main) {
     const workload = { ...SEED_WORKLOAD, tokens: args.integer("tokens", 300, 2 ** 20), heads, kvHeads: heads };
     const path = args.text("out")!;
     await prepareOutput(path);
-    const gpu = await Gpu.shared();
+    const gpu = await openGpu();
     const state = drawState(workload, 1);
     const progress = new Progress();
     const events: TraceEvent[] = [];

@@ -9,12 +9,12 @@
  * @module
  */
 
-import { Gpu } from "../kernels/gpu/device.ts";
+import type { Gpu } from "../kernels/gpu/device.ts";
 import { hostDriver } from "../kernels/gpu/host.ts";
 import { DEFAULT_PIPELINE } from "../indexer/pipelines/mod.ts";
 import { readTuning, shapeClass, type Tuning, type TuningEntry, type TuningFile } from "../indexer/tuning.ts";
 import { initOffsetAt, type ResolvedConfig, resolveRows } from "../indexer/config.ts";
-import { bold, type Command, dim, prepareOutput, Progress, runCommand, UsageError, wrap } from "./cli.ts";
+import { bold, type Command, dim, openGpu, prepareOutput, Progress, runCommand, UsageError, wrap } from "./cli.ts";
 import { CONFIG_FLAGS, configFrom } from "./config_flags.ts";
 import { drawState, SEED_WORKLOAD, type Workload, type WorkloadState } from "./inputs/workload.ts";
 import { writeReport } from "./json_rows.ts";
@@ -124,7 +124,7 @@ if (import.meta.main) {
   await runCommand(COMMAND, async (args) => {
     const { given, config } = configFrom(args);
     const weights = !args.has("no-weights");
-    const gpu = await Gpu.shared();
+    const gpu = await openGpu();
     const software = gpu.info.isSoftware;
     const tokens = args.integers("tokens", 1, 2 ** 20, software ? [32_000] : [4096, 32_000, 131_072]);
     const samples = args.text("samples") ? args.integer("samples", 1, 100_000) : software ? 5 : 60;

@@ -5,7 +5,6 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { Gpu } from "../kernels/gpu/device.ts";
 import { GpuUnavailableError } from "../kernels/gpu/errors.ts";
 
 import {
@@ -20,7 +19,7 @@ import { PIPELINES } from "../indexer/pipelines/mod.ts";
 import { PqIndexer } from "../indexer/pq_indexer.ts";
 import { referenceScores, referenceTable } from "../indexer/reference.ts";
 import { listOf, type SelectionData } from "../indexer/selection.ts";
-import { type Command, dim, prepareOutput, runCommand, verdict, wrap } from "./cli.ts";
+import { type Command, dim, openGpu, prepareOutput, runCommand, verdict, wrap } from "./cli.ts";
 import { writeReport } from "./json_rows.ts";
 import { BUNDLED_GOLDEN, type GoldenCase, loadGolden } from "./inputs/golden.ts";
 
@@ -199,7 +198,7 @@ if (import.meta.main) {
   await runCommand(COMMAND, async (args) => {
     const files = args.positional.length > 0 ? args.positional : [fileURLToPath(BUNDLED_GOLDEN)];
     await prepareOutput(args.text("json"));
-    const hasGpu = await Gpu.shared().then(() => true, (error) => {
+    const hasGpu = await openGpu().then(() => true, (error) => {
       if (!(error instanceof GpuUnavailableError)) throw error;
       console.log(`No GPU: verifying the CPU pipelines only.\n${wrap(error.message, 100)}`);
       return false;

@@ -5,13 +5,23 @@
  * @module
  */
 
-import { Gpu } from "../kernels/gpu/device.ts";
 import { GpuUnavailableError } from "../kernels/gpu/errors.ts";
 import { initOffsetAt, type Metric, type PqConfig, resolveConfig } from "../indexer/config.ts";
 import { trainCentroids } from "../indexer/kmeans.ts";
 import { agreesToTheByte, PIPELINES } from "../indexer/pipelines/mod.ts";
 import { MOST_SHORT } from "../kernels/refine/refine_list.ts";
-import { bold, type Command, dim, prepareOutput, Progress, runCommand, UsageError, verdict, wrap } from "./cli.ts";
+import {
+  bold,
+  type Command,
+  dim,
+  openGpu,
+  prepareOutput,
+  Progress,
+  runCommand,
+  UsageError,
+  verdict,
+  wrap,
+} from "./cli.ts";
 import { BUNDLED_CAPTURES, captureName, capturePath, DEFAULT_CAPTURE, keysOf, loadCapture } from "./inputs/capture.ts";
 import { writeReport } from "./json_rows.ts";
 import { provenance } from "./provenance.ts";
@@ -71,7 +81,12 @@ if (import.meta.main) {
 
     await prepareOutput(args.text("json"));
 
-    const gpu = await Gpu.shared().catch((error) => {
+    const path = capturePath(args.text("capture"));
+    const progress = new Progress();
+    progress.phase("Loading the capture");
+    const capture = await loadCapture(path);
+    progress.done();
+    const gpu = await openGpu().catch((error) => {
       if (!(error instanceof GpuUnavailableError)) throw error;
       console.log(`No GPU: running the CPU reference only.\n${wrap(error.message, 100)}`);
       return undefined;
@@ -80,11 +95,6 @@ if (import.meta.main) {
       const kind = gpu.info.isSoftware ? " (software: its times say nothing about a GPU)" : "";
       console.log(`Adapter: ${gpu.info.description}${kind}`);
     }
-
-    const path = capturePath(args.text("capture"));
-    const progress = new Progress();
-    progress.phase("Loading the capture");
-    const capture = await loadCapture(path);
     const steps = args.text("steps") === undefined ? capture.steps : args.integer("steps", 1, capture.steps);
     const config: PqConfig = {
       ...asked,

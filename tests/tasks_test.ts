@@ -52,7 +52,18 @@ Deno.test({
         assertEquals([code, installs], [0, []], `${name}: ${text}`);
         assert(text.includes("Usage: deno task"), `${name}: ${text}`);
       }
-      for (const args of [["walkthrough", "--stepz", "3"], ["bench", "steps", "nonsense"], ["plan", "--n", "5000"]]) {
+      for (
+        const args of [
+          ["walkthrough", "--stepz", "3"],
+          ["walkthrough", "--bits", "99"],
+          ["walkthrough", "--steps", "1e9"],
+          ["walkthrough", "--capture", "/nope"],
+          ["bench", "steps", "nonsense"],
+          ["bench", "--pipelines", "nonsense"],
+          ["ok", "--skip", "nonsense"],
+          ["plan", "--n", "5000"],
+        ]
+      ) {
         const { installs, text } = await runTask(args, folder);
         assertEquals(installs, [], `${args}: ${text}`);
       }

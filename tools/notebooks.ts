@@ -9,6 +9,7 @@
 
 import { fileURLToPath } from "node:url";
 import { type Command, runCommand, UsageError } from "../experiments/cli.ts";
+import { setupAdapter } from "./setup.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const FOLDER = `${ROOT}notebooks/`;
@@ -150,6 +151,7 @@ if (import.meta.main) {
     }
     const all = await notebookNames(), names = all.filter((name) => only === undefined || name.includes(only));
     if (names.length === 0) throw new UsageError(`Cannot find ${only} as the notebooks are ${all.join(", ")}`);
+    if (command !== "check") await setupAdapter();
     const done = command === "open"
       ? await open()
       : command === "run"

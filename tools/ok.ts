@@ -6,6 +6,7 @@
  */
 
 import { type Command, runCommand, UsageError } from "../experiments/cli.ts";
+import { setupAdapter } from "./setup.ts";
 
 const FOLDERS = ["mod.ts", "kernels", "indexer", "experiments", "bench", "tools", "tests"];
 /** A backend that no Linux or macOS machine has: WebGPU then finds no adapter. */
@@ -43,6 +44,7 @@ await runCommand(COMMAND, async (args) => {
   if (skip !== undefined && !Object.hasOwn(CHECKS, skip)) {
     throw new UsageError(`Cannot skip ${skip} as the checks are ${Object.keys(CHECKS).join(", ")}`);
   }
+  await setupAdapter();
   let passed = 0;
   const failed: string[] = [];
   for (const [name, command] of Object.entries(CHECKS)) {

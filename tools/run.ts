@@ -8,7 +8,7 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { setupAdapter, setupBrowser } from "./setup.ts";
+import { NO_INSTALL, NO_INSTALL_FLAG, setupAdapter, setupBrowser } from "./setup.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 /** For scripts that draw, whose npm packages are in a config of their own. */
@@ -71,11 +71,10 @@ export const TASKS: Readonly<Record<string, Program | Readonly<Record<string, Pr
     scaling: chart("draw time over tokens, heads and K from committed results", "scaling"),
   },
   notebooks: {
-    open: { summary: "open them in JupyterLab", deno: ["run", "-A", "tools/notebooks.ts", "open"], needs: GPU },
+    open: { summary: "open them in JupyterLab", deno: ["run", "-A", "tools/notebooks.ts", "open"] },
     run: {
       summary: "execute them and refresh their outputs",
       deno: ["run", "-A", "tools/notebooks.ts", "run"],
-      needs: GPU,
     },
   },
   test: {
@@ -96,7 +95,7 @@ export const TASKS: Readonly<Record<string, Program | Readonly<Record<string, Pr
       needs: "adapter",
     },
   },
-  ok: script("the one gate: everything that must hold before a change lands", "tools/ok.ts", GPU),
+  ok: script("the one gate: everything that must hold before a change lands", "tools/ok.ts"),
 };
 
 const isProgram = (task: (typeof TASKS)[string]): task is Program => Array.isArray(task.deno);
@@ -130,23 +129,36 @@ export function choose(
   return { program: task[names[0]], rest: args.slice(1) };
 }
 
+/** Arguments of `deno`: files that are named take the place of the tests' folder. */
+function argumentsOf({ deno }: Program, rest: readonly string[]): readonly string[] {
+  const namesFiles = deno[0] === "test" && rest.some((arg) => !arg.startsWith("-") && arg.includes("/"));
+  return [...(namesFiles ? deno.slice(0, -1) : deno), ...rest];
+}
+
 if (import.meta.main) {
   const chosen = choose(Deno.args);
   if ("text" in chosen) {
     (chosen.code === 0 ? console.log : console.error)(chosen.text);
     Deno.exit(chosen.code);
   }
-  const { program, rest } = chosen;
+  const { program } = chosen;
+  const rest = chosen.rest.filter((arg) => arg !== NO_INSTALL_FLAG);
+  if (rest.length < chosen.rest.length) Deno.env.set(NO_INSTALL, "1");
   const asksForHelp = rest.some((arg) => arg === "--help" || arg === "-h");
   if (program.needs === "adapter" && !asksForHelp) await setupAdapter();
   if (program.needs === "browser" && !asksForHelp) await setupBrowser();
-  const { success, code } = await new Deno.Command(Deno.execPath(), {
-    args: [...program.deno, ...rest],
+  const child = new Deno.Command(Deno.execPath(), {
+    args: [...argumentsOf(program, rest)],
     cwd: ROOT,
     env: { ...(program.needs === GPU ? { PQ_INDEXER_SETUP: "1" } : {}), ...program.env },
     stdin: "inherit",
     stdout: "inherit",
     stderr: "inherit",
-  }).output();
+  }).spawn();
+  // A terminal signals the whole group; others signal this process alone.
+  for (const signal of Deno.build.os === "windows" ? [] : ["SIGTERM", "SIGHUP"] as const) {
+    Deno.addSignalListener(signal, () => child.kill(signal));
+  }
+  const { success, code } = await child.status;
   Deno.exit(success ? 0 : code);
 }

@@ -23,9 +23,10 @@ export interface Machine {
   readonly mayInstall: boolean;
 }
 
-/** The flag that forbids to install; the variable does, too. */
+/** The flag that forbids to install, and the variable. */
 export const NO_INSTALL_FLAG = "--no-install";
-const NO_INSTALL = "PQ_INDEXER_NO_INSTALL";
+/** Forbids to install if it is set. */
+export const NO_INSTALL = "PQ_INDEXER_NO_INSTALL";
 const HOW_TO_FORBID = `${NO_INSTALL}=1 or ${NO_INSTALL_FLAG} forbids it`;
 
 /** What setup does on a machine: nothing, install, or say what a person must do. */
@@ -69,7 +70,7 @@ async function thisMachine(args: readonly string[]): Promise<Omit<Machine, "hasA
   return {
     isRoot: isLinux && Deno.uid() === 0,
     hasApt: isLinux && await run("apt-get", ["--version"], true) === 0,
-    mayInstall: !["", "0", undefined].includes(Deno.env.get(NO_INSTALL)) ? false : !args.includes(NO_INSTALL_FLAG),
+    mayInstall: ["", "0", undefined].includes(Deno.env.get(NO_INSTALL)) && !args.includes(NO_INSTALL_FLAG),
   };
 }
 

@@ -14,9 +14,18 @@ import { fileURLToPath } from "node:url";
 import { checkCodes, checkSelection } from "../../indexer/checks.ts";
 import { resolveConfig } from "../../indexer/config.ts";
 import { CPU_PIPELINE, DEFAULT_PIPELINE } from "../../indexer/pipelines/mod.ts";
-import { Gpu } from "../../kernels/gpu/device.ts";
+import type { Gpu } from "../../kernels/gpu/device.ts";
 import { GpuUnavailableError } from "../../kernels/gpu/errors.ts";
-import { bold, type Command, prepareOutput, Progress, runCommand, UsageError, verdict } from "../../experiments/cli.ts";
+import {
+  bold,
+  type Command,
+  openGpu,
+  prepareOutput,
+  Progress,
+  runCommand,
+  UsageError,
+  verdict,
+} from "../../experiments/cli.ts";
 import { gaussian } from "../../experiments/inputs/synthetic.ts";
 import {
   configOf,
@@ -384,7 +393,7 @@ if (import.meta.main) {
     }
     if (args.text("steps") !== undefined) args.integer("steps", 1, 100_000);
     await prepareOutput(args.text("json"));
-    const gpu = await Gpu.shared().catch((error) => {
+    const gpu = await openGpu().catch((error) => {
       if (!(error instanceof GpuUnavailableError)) throw error;
       return undefined;
     });
