@@ -93,9 +93,13 @@ Deno.test("deno.json describes the package", async () => {
   assertEquals([config.name, config.license, config.exports], ["@sparse-attention/pq-indexer", "MIT", "./mod.ts"]);
   assert(/^\d+\.\d+\.\d+$/.test(config.version));
   assertStringIncludes(await read("LICENSE"), "MIT License");
+  // The same names, here for stand-ins that need no network. Links would warn whoever links this package.
   const jsr = JSON.parse(await read("deno.jsr.json"));
-  assertEquals(jsr.imports, config.imports);
-  assertEquals(jsr.links, undefined);
+  assertEquals(
+    Object.keys(config.imports).map((name) => name.split("/").slice(0, 2).join("/")),
+    Object.keys(jsr.imports),
+  );
+  assertEquals([config.links, jsr.links], [undefined, undefined]);
 });
 
 /** Code blocks of a language in a Markdown file. */
@@ -106,7 +110,7 @@ function blocks(markdown: string, language: string): string[] {
 const readme = await read("README.md");
 
 Deno.test({
-  name: "a project elsewhere that links this package runs the README's TypeScript",
+  name: "a project elsewhere that links this package runs the TypeScript of README and docs",
   ignore: !hasGpu,
   fn: async () => {
     const folder = await Deno.makeTempDir({ prefix: "pq-indexer-consumer-" });
@@ -118,9 +122,12 @@ Deno.test({
           links: [fileURLToPath(ROOT)],
         }),
       );
-      const examples = blocks(readme, "ts");
-      assert(examples.length >= 1);
-      assert(examples[0].trim().split("\n").length <= 12, "ten lines, give or take a comment");
+      assert(readme.split("\n").length <= 151, "the README is short");
+      assert(blocks(readme, "ts")[0].trim().split("\n").length <= 12, "ten lines, give or take a comment");
+      const pages = [readme, await read("ARCHITECTURE.md"), await read("CONTRIBUTING.md")];
+      for await (const { name } of Deno.readDir(new URL("docs/", ROOT))) pages.push(await read(`docs/${name}`));
+      const examples = pages.flatMap((page) => blocks(page, "ts"));
+      assert(examples.length >= 8);
       for (const [ix, code] of examples.entries()) {
         await Deno.writeTextFile(`${folder}/example${ix}.ts`, code);
         const args = ["run", "-A", "--check", `${folder}/example${ix}.ts`];
@@ -130,8 +137,8 @@ Deno.test({
           env: { NO_COLOR: "1" },
         }).output();
         assertEquals(exit, 0, new TextDecoder().decode(stderr));
-        const promised = /\/\/ prints (.*)/.exec(code);
-        if (promised) assertStringIncludes(new TextDecoder().decode(stdout), promised[1].trim());
+        const printed = new TextDecoder().decode(stdout);
+        for (const [, promised] of code.matchAll(/\/\/ prints (.*)/g)) assertStringIncludes(printed, promised.trim());
       }
     } finally {
       await Deno.remove(folder, { recursive: true });
@@ -139,19 +146,20 @@ Deno.test({
   },
 });
 
-Deno.test("every task that README and CONTRIBUTING name exists, and every iteration is in its table", async () => {
+Deno.test("every task that README and CONTRIBUTING name exists, and every iteration is in the results", async () => {
   const named = [...readme.matchAll(/deno(?:@[\d.]+)? task ([a-z:]+)/g)].map((match) => match[1]);
   assert(named.includes("walkthrough") && named.includes("test"));
   const contributing = await read("CONTRIBUTING.md");
   named.push(...[...contributing.matchAll(/deno task ([a-z:]+)/g)].map((match) => match[1]));
   for (const task of named) assert(task in config.tasks, `${task} is a task`);
+  const results = await read("docs/results.md");
   for (const { id, title } of PIPELINES) {
-    assert(new RegExp(`\\| ${id} +\\|.*${title}`).test(readme), `${id} is in the README`);
+    assert(new RegExp(`\\| ${id} +\\|.*${title}`).test(results), `${id} is in the results`);
   }
 });
 
-Deno.test("every file that the README names exists", async () => {
-  const tree = blocks(readme, "text").find((block) => block.includes("mod.ts"))!;
+Deno.test("every file that ARCHITECTURE.md names exists", async () => {
+  const tree = blocks(await read("ARCHITECTURE.md"), "text").find((block) => block.includes("mod.ts"))!;
   for (const [, path] of tree.matchAll(/^([\w./]+\/?)\s{2,}/gm)) {
     assert(await Deno.stat(new URL(path, ROOT)).then(() => true, () => false), `${path} exists`);
   }

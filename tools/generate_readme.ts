@@ -394,11 +394,19 @@ async function results(quality: Qualities): Promise<string> {
   return [markdownTable(newest.report), paragraph(from), paragraph(quality.sentence(2, 6, 1))].join("\n\n");
 }
 
+/** What the README says below its table: the summary's captions are in docs/results.md. */
+const OVERVIEW_CAPTION = wrap(
+  "_Recovered_: the share of what the exact top 128 adds to sink and window, on layers 3 and 21 of SmolLM2-135M and on one KV " +
+    "head of a small model trained for this project. 32 heads, NVIDIA H200; commits: [docs/results.md](docs/results.md).",
+  120,
+);
+
 /** Every table by its name, as Markdown. */
 export async function generateTables(): Promise<Record<string, string>> {
   const quality = new Qualities(await read("experiments/results/recall.json"));
   return {
     summary: await summary(quality),
+    overview: (await summary(quality)).trim().split("\n\n")[0] + "\n\n" + OVERVIEW_CAPTION,
     iterations: iterations(),
     results: await results(quality),
     peers: await peers(quality),

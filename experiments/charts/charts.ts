@@ -174,6 +174,38 @@ export function bars(heading: Heading, rows: readonly Bar[], xTitle: string): To
   });
 }
 
+/** Points on a logarithmic axis, a row each, with their values: where bars would hide what is small. */
+export function dots(heading: Heading, rows: readonly Bar[], xTitle: string): TopLevelSpec {
+  const names = rows.map(({ name }) => name), parts = [...new Set(rows.map(({ part }) => part ?? ""))];
+  const values = rows.map(({ value }) => value);
+  const y = { field: "name", type: "nominal", sort: names, title: null, axis: { labelLimit: 0, grid: true } } as const;
+  const domain = [Math.min(...values) / 1.3, Math.max(...values) * 1.6];
+  const x = { field: "value", type: "quantitative", title: xTitle, scale: { type: "log", domain, nice: false } } as const;
+  const color = {
+    field: "part",
+    type: "nominal",
+    sort: parts,
+    title: null,
+    scale: { domain: parts, range: parts.map((_, k) => COLORS[k % COLORS.length]) },
+    legend: parts.length > 1 ? { columns: 1, orient: "bottom" } : null,
+  } as const;
+  return typed({
+    $schema: SCHEMA,
+    title: titleOf(heading),
+    config: CONFIG,
+    width: 460,
+    height: { step: 26 },
+    data: { values: rows.map((row) => ({ part: "", ...row })) },
+    layer: [
+      { mark: { type: "point", filled: true, size: 110 }, encoding: { y, x, color } },
+      {
+        mark: { type: "text", align: "left", dx: 10, fontSize: 12 },
+        encoding: { y, x, text: { field: "value", type: "quantitative", format: ",.1f" } },
+      },
+    ],
+  });
+}
+
 /** A point of a curve. */
 export interface CurvePoint {
   readonly x: number;

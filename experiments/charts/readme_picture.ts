@@ -8,7 +8,7 @@
 import { committedPeers, newestGpuResults } from "../../bench/report.ts";
 import { type Command, runCommand, UsageError } from "../cli.ts";
 import { SEED_WORKLOAD } from "../inputs/workload.ts";
-import { bars, renderSvg } from "./charts.ts";
+import { dots, renderSvg } from "./charts.ts";
 
 const PICTURE = new URL("iterations.svg", import.meta.url);
 
@@ -38,7 +38,7 @@ export async function picture(): Promise<string> {
     })),
   ];
   const { adapter, driver, date } = report.provenance;
-  return await renderSvg(bars(
+  return await renderSvg(dots(
     {
       title: `GPU time of one decode step of the index, ${adapter}`,
       subtitle: [
@@ -47,7 +47,7 @@ export async function picture(): Promise<string> {
       ],
     },
     rows,
-    "µs",
+    "µs, logarithmic",
   ));
 }
 
