@@ -42,7 +42,11 @@ export class SafetensorsError extends Error {
   /** "SafetensorsError" */
   override name = "SafetensorsError";
 
-  /** @param message may quote the file: control characters are escaped */
+  /**
+   * An error whose control characters are escaped.
+   *
+   * @param message may quote the file
+   */
   constructor(message: string) {
     super(escaped(message));
   }

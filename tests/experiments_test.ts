@@ -134,7 +134,7 @@ Deno.test("safetensors: truncated and lying headers are refused", () =>
     );
     await refused(withHeader({ x: null }), "has dtype");
     await assertRejects(() => Safetensors.open(folder), Error);
-    await assertRejects(() => Safetensors.open(`${folder}/none`), Deno.errors.NotFound);
+    await assertRejects(() => Safetensors.open(`${folder}/none`), SafetensorsError, "cannot be opened");
   }));
 
 Deno.test("bundled captures: each by its name, of several KV heads too, and what its README says", async () => {

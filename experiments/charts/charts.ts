@@ -180,7 +180,12 @@ export function dots(heading: Heading, rows: readonly Bar[], xTitle: string): To
   const values = rows.map(({ value }) => value);
   const y = { field: "name", type: "nominal", sort: names, title: null, axis: { labelLimit: 0, grid: true } } as const;
   const domain = [Math.min(...values) / 1.3, Math.max(...values) * 1.6];
-  const x = { field: "value", type: "quantitative", title: xTitle, scale: { type: "log", domain, nice: false } } as const;
+  const x = {
+    field: "value",
+    type: "quantitative",
+    title: xTitle,
+    scale: { type: "log", domain, nice: false },
+  } as const;
   const color = {
     field: "part",
     type: "nominal",
