@@ -219,7 +219,7 @@ Deno.test("bench: verifies, measures, writes, and its report reads it", () =>
     assertEquals((await script("bench/bench.ts", ["--pipelines", "e99"])).code, 2);
   }));
 
-Deno.test("bench:peers: ours checked and measured, what cannot run named", () =>
+Deno.test("bench peers: ours checked and measured, what cannot run named", () =>
   withFolder(async (folder) => {
     const path = `${folder}/p.json`;
     const run = (...args: string[]) => script("bench/peers/peers.ts", args);
@@ -239,7 +239,7 @@ Deno.test("bench:peers: ours checked and measured, what cannot run named", () =>
     }
   }));
 
-gpuTest("bench:attend: verifies, measures and writes", () =>
+gpuTest("bench attend: verifies, measures and writes", () =>
   withFolder(async (folder) => {
     const path = `${folder}/a.json`;
     const { code, stdout, stderr } = await script("bench/attend.ts", [
