@@ -115,7 +115,7 @@ export interface ResolvedConfig {
 
 /** Throws the one form of range error that this project uses. */
 export function refuse(action: string, rule: string, actual: string): never {
-  throw new RangeError(`Cannot ${action} as ${rule}: ${escaped(actual)}`);
+  throw new RangeError(`Cannot ${action} as ${rule}: ${escaped(String(actual))}`);
 }
 
 function wholeNumber(action: string, name: string, value: unknown, least: number, most: number): number {

@@ -130,7 +130,7 @@ Deno.test("e07h: f16 tables where the device has f16, e07's kernels elsewhere", 
   assert(half.wgsl.includes("score/entry_f16.wgsl") && full.wgsl.includes("score/entry_f32.wgsl"));
   assertEquals(full.wgsl, tiles(e07, ["shader-f16"]).wgsl);
   const bytes = (kernel: typeof half) => kernel.plan(config.shape).workgroupBytes;
-  assertEquals(bytes(tiles(e07, [])) - bytes(half), 16 * 256 * 2);
+  assertEquals(bytes(tiles(e07, [])) - bytes(half), 16 * 256 * 2 - 8); // and the scale
 });
 
 gpuTest(
