@@ -181,6 +181,79 @@ function openWide(threads: number, capacity = 32_768) {
   return open;
 }
 
+/** A worker that writes into the announced `lengths`: bytes of typed arrays it was sent, names sent, ms to receive, 1. */
+const RECEIVER = `
+  import { receiveMessageOnPort, workerData } from "node:worker_threads";
+  const { memory, port } = workerData, words = new Int32Array(memory, 0, 8);
+  Atomics.add(words, 1, 1);
+  for (let seen = 0;; seen = Atomics.load(words, 0)) {
+    Atomics.wait(words, 0, seen, 20);
+    const begin = performance.now(), news = receiveMessageOnPort(port);
+    if (!news) continue;
+    const elapsed = performance.now() - begin;
+    const sent = Object.entries(news.message.changed ?? news.message.buffers ?? {});
+    const views = sent.filter(([, value]) => ArrayBuffer.isView(value));
+    const lengths = sent.find(([name]) => name === "lengths")?.[1];
+    if (!lengths) continue;
+    const out = new Int32Array(lengths.memory ?? lengths.buffer);
+    out[0] = views.reduce((sum, [, value]) => sum + value.byteLength, 0);
+    out[1] = sent.length;
+    out[2] = elapsed;
+    Atomics.store(out, 3, 1);
+  }
+`;
+
+Deno.test({
+  name: "cpu: threads are sent memory, only what changed, and have it soon",
+  ...loose,
+  fn: async () => {
+    const pool = await Pool.start(2, new URL(`data:application/javascript,${encodeURIComponent(RECEIVER)}`));
+    const lengths = () => new Uint32Array(new SharedArrayBuffer(64) as ArrayBufferLike as ArrayBuffer);
+    const codes = new Uint8Array(new SharedArrayBuffer(2 ** 24) as ArrayBufferLike as ArrayBuffer);
+    let number = 0;
+    const sent = async (changed: Partial<CpuBuffers> & { lengths: Uint32Array }) => {
+      const begin = performance.now();
+      number = pool.announce(number, changed as CpuBuffers);
+      while (Atomics.load(changed.lengths, 3) === 0) {
+        assert(performance.now() - begin < 20_000, "a worker got no news");
+        await new Promise((resolve) => setTimeout(resolve, 5));
+      }
+      const [bytes, names, ms] = changed.lengths;
+      return { bytes, names, ms };
+    };
+    const first = await sent({ codes, lengths: lengths() });
+    assertEquals([first.bytes, first.names], [0, 2], "bytes of typed arrays, buffers");
+    // A typed array of 16 MiB takes Deno two seconds to receive; its memory less than a millisecond.
+    assert(first.ms < 250, `${first.ms} ms to receive 16 MiB`);
+    const second = await sent({ lengths: lengths() });
+    assertEquals([second.bytes, second.names], [0, 1], "bytes of typed arrays, buffers");
+  },
+});
+
+Deno.test("cpu: one thread needs no SharedArrayBuffer, which pages without isolation lack", async () => {
+  const script = `
+    delete globalThis.SharedArrayBuffer;
+    const { cpuPipeline, PqIndexer } = await import("${new URL("../../mod.ts", import.meta.url)}");
+    for (const threads of [undefined, 1]) {
+      const pipeline = cpuPipeline({ threads });
+      const index = await PqIndexer.create({ heads: 4, headWidth: 8, heavySize: 3, sinkSize: 1, windowSize: 2, bits: 2, pipeline });
+      await index.append(Float32Array.from({ length: 4 * 60 * 8 }, (_, i) => Math.sin(i * i)));
+      console.log((await (await index.select(new Float32Array(32).fill(1))).read()).lengths.join());
+      index.destroy();
+    }
+  `;
+  const command = new Deno.Command(Deno.execPath(), {
+    args: ["eval", "--ext=ts", script],
+    env: { NO_COLOR: "1" },
+    stdout: "piped",
+    stderr: "piped",
+    signal: AbortSignal.timeout(30_000),
+  });
+  const { success, stdout, stderr } = await command.output();
+  assert(success, new TextDecoder().decode(stderr));
+  assertEquals(new TextDecoder().decode(stdout).trim().split(/\r?\n/), ["6,6,6,6", "6,6,6,6"]);
+});
+
 Deno.test({
   name: "two threads are not slower than one where indexes are created, filled and grown",
   sanitizeOps: false,

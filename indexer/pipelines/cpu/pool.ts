@@ -130,7 +130,8 @@ export class Pool {
 
   /** Takes back what {@linkcode Pool.take} gave, when no job uses it any more. */
   giveBack(memory: ArrayBufferLike): void {
-    if (!(memory instanceof SharedArrayBuffer)) return;
+    // Without workers nothing is shared, and a page may lack the very name SharedArrayBuffer.
+    if (this.#workers.length === 0 || !(memory instanceof SharedArrayBuffer)) return;
     const free = this.#free.get(memory.byteLength) ?? [];
     this.#free.set(memory.byteLength, free);
     free.push(memory);
