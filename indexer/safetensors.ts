@@ -162,7 +162,7 @@ export function readHeader(
 }
 
 /** A key that an object of a JSON text has twice; JSON.parse takes the last one silently. The text must be JSON. */
-function repeatedKey(json: string): string | undefined {
+export function repeatedKey(json: string): string | undefined {
   const scopes: (Set<string> | undefined)[] = [];
   for (const [token] of json.matchAll(/"[^"\\]*(?:\\.[^"\\]*)*"\s*:?|[{}[\]]/g)) {
     if (token === "{") scopes.push(new Set());

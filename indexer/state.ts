@@ -6,7 +6,15 @@
 
 import { centroidWidth } from "../kernels/shape.ts";
 import { CONFIG_OPTIONS, type PqConfig, refuse, resolveConfig, type ResolvedConfig } from "./config.ts";
-import { BYTES, encodeSafetensors, headerBytes, LENGTH_BYTES, readHeader, SafetensorsError } from "./safetensors.ts";
+import {
+  BYTES,
+  encodeSafetensors,
+  headerBytes,
+  LENGTH_BYTES,
+  readHeader,
+  repeatedKey,
+  SafetensorsError,
+} from "./safetensors.ts";
 
 /** What an index is made of, beside its options. */
 export interface IndexState {
@@ -114,7 +122,10 @@ function configOf(text: unknown): PqConfig {
   let config: unknown;
   try {
     config = JSON.parse(String(text));
+    const twice = repeatedKey(String(text));
+    if (twice !== undefined) refuse(ACTION, "its config must name each option once", `it names ${twice} twice`);
   } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
     throw new SafetensorsError(`Cannot ${ACTION} as its config must be JSON: ${(error as Error).message}`);
   }
   if (typeof config !== "object" || config === null || Array.isArray(config)) {

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { escaped } from "./safetensors.ts";
 import { hostDriver, hostReadText } from "../kernels/gpu/host.ts";
 import type { GpuInfo } from "../kernels/gpu/device.ts";
 import { refuse, type ResolvedConfig, shortlistConfig, show } from "./config.ts";
@@ -152,7 +153,7 @@ export async function readTuning(path: string | URL): Promise<TuningFile> {
     return checkTuningFile(JSON.parse(text));
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error;
-    throw new TypeError(`Cannot read the tuning as it must be JSON: ${path}: ${error.message}`);
+    throw new TypeError(`Cannot read the tuning as it must be JSON: ${escaped(`${path}: ${error.message}`)}`);
   }
 }
 

@@ -1862,8 +1862,9 @@ fn choose_scale(lane: u32) -> bool {
     }
     wg_scale = scale;
   }
-  entry_scale = workgroupUniformLoad(&wg_scale);
-  return workgroupUniformLoad(&wg_scale) != 1.0;
+  let scale = workgroupUniformLoad(&wg_scale);
+  entry_scale = scale;
+  return scale != 1.0;
 }
 `,
   "score/entry_f32.wgsl": `// Entries of the lookup table as they are, f32.
@@ -4227,8 +4228,8 @@ fn old_token(list_ix: u32, at: u32) -> u32 {
 //
 // keys, sampled, extra, model, state, owners, counts, tile_stats: see \`assign_sample.wgsl\`; written anew for such a tile
 //
-// One workgroup owns one tile of a group, an invocation a slot. What was learnt: a look at every key that coincides with a
-// centroid, as each drawn one does after the start, doubled the time of a training; so a tile is judged as a whole.
+// One workgroup owns one tile of a group, an invocation a slot. What was learnt: each centroid starts as a key, so most tiles
+// hold a key at distance 0 then. Looking again because of single keys costs more than the training; a tile is judged as a whole.
 // Needs WG = 128.
 
 override WG: u32;

@@ -396,8 +396,9 @@ async function results(quality: Qualities): Promise<string> {
 
 /** What the README says below its table: the summary's captions are in docs/results.md. */
 const OVERVIEW_CAPTION = wrap(
-  "_Recovered_: the share of what the exact top 128 adds to sink and window, on layers 3 and 21 of SmolLM2-135M and on one KV " +
-    "head of a small model trained for this project. 32 heads, NVIDIA H200; commits: [docs/results.md](docs/results.md).",
+  "_Recovered_: attention mass that comes back; 0 % is sink and window alone, 100 % has the exact top 128. attention_layer3 is " +
+    "one KV head of a small model trained for this project. e01 to e08 are iterations; e01 keeps 4 bytes per code. NVIDIA " +
+    "H200, random keys; captures and runs: [docs/results.md](docs/results.md).",
   120,
 );
 

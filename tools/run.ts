@@ -2,7 +2,7 @@
  * Runs a task: `deno task NAME [SUBCOMMAND] [flags]`. The one list of what the tasks are.
  *
  * Gives the program its environment, and passes flags, streams and exit code through. Tasks that need a GPU tell the program
- * so by `PQ_INDEXER_SETUP=1`: it looks for an adapter, and installs one where it may, once its flags are read.
+ * so by `PQ_INDEXER_SETUP=1`: it looks for an adapter, and installs one where it may, once its flags are checked.
  *
  * @module
  */
@@ -20,7 +20,7 @@ interface Program {
   readonly summary: string;
   /** Arguments of `deno`; the task's own follow. */
   readonly deno: readonly string[];
-  /** Whether it needs a GPU or its software stand-in: "reads flags first" programs set it up themselves. */
+  /** What it needs and may be installed. Before it starts, or by the program itself once it has checked its flags. */
   readonly needs?: "adapter once flags are read" | "adapter" | "browser";
   /** Its environment, beside that of all. */
   readonly env?: Readonly<Record<string, string>>;

@@ -23,9 +23,9 @@ export interface Machine {
   readonly mayInstall: boolean;
 }
 
-/** The flag that forbids to install, and the variable. */
+/** The flag that forbids to install. */
 export const NO_INSTALL_FLAG = "--no-install";
-/** Forbids to install if it is set. */
+/** The variable that forbids to install, unless it is empty or 0. */
 export const NO_INSTALL = "PQ_INDEXER_NO_INSTALL";
 const HOW_TO_FORBID = `${NO_INSTALL}=1 or ${NO_INSTALL_FLAG} forbids it`;
 

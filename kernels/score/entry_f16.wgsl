@@ -48,6 +48,7 @@ fn choose_scale(lane: u32) -> bool {
     }
     wg_scale = scale;
   }
-  entry_scale = workgroupUniformLoad(&wg_scale);
-  return workgroupUniformLoad(&wg_scale) != 1.0;
+  let scale = workgroupUniformLoad(&wg_scale);
+  entry_scale = scale;
+  return scale != 1.0;
 }

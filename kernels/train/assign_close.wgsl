@@ -3,8 +3,8 @@
 //
 // keys, sampled, extra, model, state, owners, counts, tile_stats: see `assign_sample.wgsl`; written anew for such a tile
 //
-// One workgroup owns one tile of a group, an invocation a slot. What was learnt: a look at every key that coincides with a
-// centroid, as each drawn one does after the start, doubled the time of a training; so a tile is judged as a whole.
+// One workgroup owns one tile of a group, an invocation a slot. What was learnt: each centroid starts as a key, so most tiles
+// hold a key at distance 0 then. Looking again because of single keys costs more than the training; a tile is judged as a whole.
 // Needs WG = 128.
 
 override WG: u32;

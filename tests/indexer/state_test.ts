@@ -362,3 +362,13 @@ Deno.test("load: a file that is not ours is told so, and names from it cannot st
   assert(error.message.includes("no state of an index"), error.message);
   assert(error.message.includes("\\u001b[2J") && !error.message.includes("\u001b"), error.message);
 });
+
+Deno.test("load: an option that the config names twice is refused", async () => {
+  using index = await PqIndexer.create({ ...OPTIONS, pipeline: "cpu", codebook });
+  const bytes = await index.save(), text = new TextDecoder("latin1").decode(bytes);
+  // The same length, so that the file stays whole: "batch" becomes a second "heads", in quotes that are escaped.
+  const twice = text.replace('\\"batch\\"', '\\"heads\\"');
+  assert(twice !== text);
+  const broken = Uint8Array.from(twice, (char) => char.charCodeAt(0));
+  await assertRejects(() => PqIndexer.load(broken, { pipeline: "cpu" }), RangeError, "names heads twice");
+});

@@ -83,6 +83,9 @@ Deno.test("checkTuningFile and readTuning refuse what deno task tune does not wr
     await assertRejects(() => readTuning(`${folder}/none.json`), TypeError, "write it with deno task tune");
     await Deno.writeTextFile(`${folder}/t.json`, "{");
     await assertRejects(() => readTuning(`${folder}/t.json`), TypeError, "must be JSON");
+    await Deno.writeTextFile(`${folder}/t.json`, "\u001b[2J");
+    const steering = await assertRejects(() => readTuning(`${folder}/t.json`), TypeError, "must be JSON");
+    assert(!steering.message.includes("\u001b"), "control characters are escaped");
     await Deno.writeTextFile(`${folder}/t.json`, JSON.stringify({ tunings: [entry("a", "1", "s")] }));
     assertEquals((await readTuning(`${folder}/t.json`)).tunings.length, 1);
   }));
