@@ -255,7 +255,7 @@ Deno.test({
   sanitizeOps: false,
   sanitizeResources: false,
   fn: async () => {
-    const keys = uniform(8 * 600 * 64, 1), least = [Infinity, Infinity, Infinity];
+    const keys = uniform(8 * 4000 * 64, 1), least = [Infinity, Infinity, Infinity];
     // By turns, and the best of each: other programs may take a core meanwhile.
     for (let round = 0; round < 5; round++) {
       for (const threads of [1, 2]) {

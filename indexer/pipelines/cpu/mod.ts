@@ -115,8 +115,9 @@ class CpuLayer implements Layer {
     return new Float32Array(this.#pool.take(4 * count), 0, count);
   }
 
+  /** All 0, as lists are returned with what lies behind their ends. All else is written before it is read. */
   #uints(count: number): Uint32Array {
-    return new Uint32Array(this.#pool.take(4 * count), 0, count);
+    return new Uint32Array(this.#pool.take(4 * count), 0, count).fill(0);
   }
 
   #bytes(count: number): Uint8Array {

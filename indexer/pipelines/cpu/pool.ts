@@ -117,15 +117,13 @@ export class Pool {
   }
 
   /**
-   * Memory for a buffer of a layer: `bytes` or more, all 0; shared where there are workers. Memory that was given back
+   * Memory for a buffer of a layer: `bytes` or more, which may hold what a layer before left; shared where there are workers. Memory that was given back
    * is used again. A worker that sleeps never collects its garbage, so shared memory that is let go stays allocated.
    */
   take(bytes: number): ArrayBuffer {
     if (this.#workers.length === 0) return new ArrayBuffer(bytes);
     const size = sizeClass(bytes);
-    const used = this.#free.get(size)?.pop();
-    if (used) new Uint8Array(used).fill(0);
-    return (used ?? new SharedArrayBuffer(size)) as ArrayBufferLike as ArrayBuffer;
+    return (this.#free.get(size)?.pop() ?? new SharedArrayBuffer(size)) as ArrayBufferLike as ArrayBuffer;
   }
 
   /** Takes back what {@linkcode Pool.take} gave, when no job uses it any more. */
